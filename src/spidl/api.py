@@ -1,0 +1,151 @@
+"""Everything a module author imports.
+
+A module is a class with ``register``; see docs/tutorial.md for the first one, and the built-in
+modules (spidl/modules) for whole ones: they use nothing but this.
+"""
+
+from spidl.diagnostics import Diagnostic, LinkError, Place, Refusal, Severity
+from spidl.elf import (
+    DF,
+    DF_1,
+    DT,
+    ET,
+    SHN,
+    STB,
+    STT,
+    STV,
+    VERSYM_HIDDEN,
+    VERSYM_VERSION,
+    ElfFile,
+    R,
+    name_hash,
+    relocation_name,
+)
+from spidl.elf.build import build_dso
+from spidl.link.actions import (
+    Action,
+    Call,
+    CallStore,
+    Filter,
+    Jump,
+    Protection,
+    SetThread,
+    ThreadCall,
+)
+from spidl.link.dso import Dso, MemoryObject, Need, TlsBlock
+from spidl.link.environment import Environment
+from spidl.link.facts import Fact
+from spidl.link.link import Link
+from spidl.link.module import Module
+from spidl.link.namespace import Namespace
+from spidl.link.phases import (
+    COLLECT,
+    LOAD,
+    POST_COLLECT,
+    POST_LOAD,
+    POST_PROTECT,
+    POST_RELOCATE,
+    PROTECT,
+    RELOCATE,
+    START,
+)
+from spidl.link.pipeline import Pipeline
+from spidl.link.recipes import LAZY, RECIPES, VERSIONING, Batch, Recipe, Versioning, Words
+from spidl.link.runtime import RUNTIME, Runtime
+from spidl.link.space import (
+    PAGE,
+    AddressSpace,
+    Mapping,
+    Placement,
+    Protect,
+    Provenance,
+    page_down,
+    page_up,
+)
+from spidl.link.symbols import (
+    I64,
+    U64,
+    Bindings,
+    Definition,
+    Exports,
+    LookupClass,
+    Requests,
+    SymbolRequest,
+    version_of,
+)
+
+__all__ = [
+    "COLLECT",
+    "DF",
+    "DF_1",
+    "DT",
+    "ET",
+    "I64",
+    "LAZY",
+    "LOAD",
+    "PAGE",
+    "POST_COLLECT",
+    "POST_LOAD",
+    "POST_PROTECT",
+    "POST_RELOCATE",
+    "PROTECT",
+    "RECIPES",
+    "RELOCATE",
+    "RUNTIME",
+    "SHN",
+    "START",
+    "STB",
+    "STT",
+    "STV",
+    "U64",
+    "VERSIONING",
+    "VERSYM_HIDDEN",
+    "VERSYM_VERSION",
+    "Action",
+    "AddressSpace",
+    "Batch",
+    "Bindings",
+    "Call",
+    "CallStore",
+    "Definition",
+    "Diagnostic",
+    "Dso",
+    "ElfFile",
+    "Environment",
+    "Exports",
+    "Fact",
+    "Filter",
+    "Jump",
+    "Link",
+    "LinkError",
+    "LookupClass",
+    "Mapping",
+    "MemoryObject",
+    "Module",
+    "Namespace",
+    "Need",
+    "Pipeline",
+    "Place",
+    "Placement",
+    "Protect",
+    "Protection",
+    "Provenance",
+    "R",
+    "Recipe",
+    "Refusal",
+    "Requests",
+    "Runtime",
+    "SetThread",
+    "Severity",
+    "SymbolRequest",
+    "ThreadCall",
+    "TlsBlock",
+    "Versioning",
+    "Words",
+    "build_dso",
+    "name_hash",
+    "page_down",
+    "page_up",
+    "relocation_name",
+    "version_of",
+]

@@ -1,0 +1,1 @@
+"""The framework: phases, modules, pipelines, the mediator, the address space, the image."""

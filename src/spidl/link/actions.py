@@ -1,0 +1,285 @@
+"""What only the started process can do: the actions, and their form in an image.
+
+A module's start pass returns actions; the exec target writes them behind the boot code, which
+performs them in order (boot/boot.c).  The enums here are the one source of the numbers:
+``python -m spidl.targets.exec.header`` prints the C header from them.
+
+Until ``JUMP`` nothing that an action does outlives an ``execve``, so boot can still take the plain
+way (start the original program under the system's linker) when any check fails.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+
+class Kind(IntEnum):
+    """The kinds of action that boot knows."""
+
+    CHECK = 1
+    """Compare one fact of this start with the link's; differ: the plain way."""
+    MAP_FILE = 2
+    """Open a file, check that it is the one that was linked, map segments of it."""
+    PATCH = 3
+    """Write words that depend on this start: stack, vDSO, AT_RANDOM, thread id, brk."""
+    CALL_STORE = 4
+    """Call a function without arguments and store its result (an IFUNC resolver)."""
+    SET_THREAD = 5
+    """Make one of the set-up system calls of a thread (see `ThreadCall`)."""
+    PROTECT = 6
+    """mprotect pages whose content is final."""
+    FILTER = 7
+    """Install a seccomp filter (sets no_new_privs)."""
+    CALL = 8
+    """Call a function with (argc, argv, envp): a constructor."""
+    IDENTITY = 9
+    """Tell the kernel, the auxiliary vector and debuggers about the program, not the image."""
+    JUMP = 10
+    """Enter the program or its run-time linker; the last action."""
+
+
+class Check(IntEnum):
+    """What a CHECK compares."""
+
+    ENVIRONMENT = 1
+    """Variables that steer the linker (LD_*, MALLOC_*, GLIBC_TUNABLES): the same set as linked."""
+    AUXV = 2
+    """One entry of the auxiliary vector has this value (absent counts as 0)."""
+    CPUID = 3
+    """One CPUID leaf gives these registers under these masks."""
+    VDSO = 4
+    """These bytes lie at this offset of the vDSO; length 0: there is no vDSO."""
+    STACK_LIMIT = 5
+    """The soft RLIMIT_STACK, in bytes, lies in a range."""
+    FILE = 6
+    """The file at a path is the one that was linked."""
+    ABSENT = 7
+    """Nothing can be opened at this path."""
+
+
+class Anchor(IntEnum):
+    """What a word that boot writes is relative to.
+
+    For RANDOM0 and RANDOM1 ``addend`` is a mask (the stack protector's canary clears a byte); for
+    the others it is added.
+    """
+
+    STACK = 1
+    """The stack pointer at entry (the address of argc)."""
+    ARGC = 2
+    ARGV = 3
+    ENVP = 4
+    AUXV = 5
+    """The address of the auxiliary vector."""
+    RANDOM = 6
+    """The pointer AT_RANDOM."""
+    PLATFORM = 7
+    """The pointer AT_PLATFORM."""
+    EXECFN = 8
+    """The pointer AT_EXECFN (after IDENTITY: the program's path)."""
+    VDSO = 9
+    """The vDSO's base, AT_SYSINFO_EHDR."""
+    BRK = 10
+    """The program break at start, brk(0)."""
+    THREAD = 11
+    """The thread id."""
+    RANDOM0 = 12
+    """The first eight bytes at AT_RANDOM, masked."""
+    RANDOM1 = 13
+    """The second eight bytes at AT_RANDOM, masked."""
+    STACK_LIMIT = 14
+    """The soft RLIMIT_STACK in bytes, rounded up to a page."""
+
+
+class ThreadCall(IntEnum):
+    """The system calls SET_THREAD may make, by their x86-64 numbers."""
+
+    ARCH_PRCTL = 158
+    SET_TID_ADDRESS = 218
+    SET_ROBUST_LIST = 273
+    RSEQ = 334
+
+
+class Protection(IntFlag):
+    """Page permissions, with the values of mmap's PROT_*."""
+
+    NONE = 0
+    READ = 1
+    WRITE = 2
+    EXEC = 4
+
+
+class TableFlag(IntFlag):
+    """Flags of a whole action table."""
+
+    POLICY = 1
+    """A module enforces a policy: where a check fails, refuse; never take the plain way."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What must be unchanged for a file to be the one that was linked.
+
+    Times are (seconds, nanoseconds).  ctime cannot be set back by the file's owner, so a rewrite
+    in place that restores size and mtime is still seen.
+    """
+
+    device: int
+    inode: int
+    size: int
+    mtime: tuple[int, int]
+    ctime: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Part of a file to map privately: page-aligned address and file offset, length in bytes."""
+
+    address: int
+    length: int
+    offset: int
+    protection: Protection
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word that depends on this start; ``width`` is 4 or 8 bytes."""
+
+    address: int
+    anchor: Anchor
+    addend: int
+    width: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CheckEnvironment:
+    """The linker's environment variables, each ``NAME=value``, in any order."""
+
+    variables: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAuxv:
+    type: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckCpuid:
+    """Registers are (eax, ebx, ecx, edx)."""
+
+    leaf: int
+    subleaf: int
+    masks: tuple[int, int, int, int]
+    values: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckVdso:
+    offset: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStackLimit:
+    minimum: int
+    maximum: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFile:
+    path: bytes
+    identity: FileIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAbsent:
+    path: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MapFile:
+    path: bytes
+    identity: FileIdentity
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallStore:
+    function: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetThread:
+    call: ThreadCall
+    arguments: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Protect:
+    address: int
+    length: int
+    protection: Protection
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """``program`` is an array of struct sock_filter, 8 bytes each; ``flags`` are seccomp(2)'s."""
+
+    program: bytes
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    function: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What AT_PHDR, AT_PHNUM, AT_BASE and AT_ENTRY would be, the path for AT_EXECFN and comm, and
+    the (start, end) addresses of code and data for PR_SET_MM_MAP, all in bytes."""
+
+    phdr: int
+    phnum: int
+    base: int
+    entry: int
+    path: bytes
+    code: tuple[int, int]
+    data: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Registers at ``address``: rsp as the kernel gave it, rax and rdx as here, the others 0."""
+
+    address: int
+    rax: int = 0
+    rdx: int = 0
+
+
+Action = (
+    CheckEnvironment
+    | CheckAuxv
+    | CheckCpuid
+    | CheckVdso
+    | CheckStackLimit
+    | CheckFile
+    | CheckAbsent
+    | MapFile
+    | Patch
+    | CallStore
+    | SetThread
+    | Protect
+    | Filter
+    | Call
+    | Identity
+    | Jump
+)

@@ -1,0 +1,428 @@
+"""One run of the pipeline: objects, passes, seals.
+
+`Link.run` is the architecture: a sentence a phase.  Everything that can go wrong with the input
+goes wrong before ``start``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from spidl.diagnostics import LinkError, Place
+from spidl.elf import ElfFile, name_hash
+from spidl.link.actions import Action, FileIdentity, Jump
+from spidl.link.dso import Dso, MemoryObject, Need, identity_of
+from spidl.link.environment import Environment
+from spidl.link.facts import Facts
+from spidl.link.mediator import Mediator
+from spidl.link.module import Module
+from spidl.link.namespace import Namespace
+from spidl.link.phases import (
+    COLLECT,
+    LOAD,
+    POST_COLLECT,
+    POST_LOAD,
+    POST_PROTECT,
+    POST_RELOCATE,
+    PROTECT,
+    RELOCATE,
+    START,
+    PostPhase,
+)
+from spidl.link.pipeline import Pipeline
+from spidl.link.space import AddressSpace, Placement, Protect, Provenance
+from spidl.link.symbols import Bindings, Requests, version_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class PassRun:
+    """One pass that ran: for explain."""
+
+    phase: str
+    module: str
+    dso: str
+    run: str
+    strong: bool
+
+
+class Link:
+    """A program on its way to an image.
+
+    ``objects`` is in load order, the program first.  ``inputs`` holds every file that was read,
+    ``absent`` every path that was looked for in vain before the one that was found.
+    """
+
+    def __init__(
+        self, program: str, modules: Sequence[Module], environment: Environment | None = None
+    ) -> None:
+        self.program = program
+        self.modules = tuple(modules)
+        self.environment = environment or Environment()
+        self.objects: list[Dso] = []
+        self.pipelines: list[Pipeline] = []
+        self.main = Namespace("main")
+        self.space = AddressSpace()
+        self.facts = Facts()
+        self.inputs: dict[str, FileIdentity] = {}
+        self.absent: dict[str, None] = {}
+        self.history: list[PassRun] = []
+        self.bindings: list[Bindings] = []
+        self.actions: list[Action] = []
+        self._mediator = Mediator(self)
+        self._names: dict[str, Dso] = {}
+        self._by_inode: dict[tuple[int, int], Dso] = {}
+        self._current: Provenance | None = None
+        self._collected = False
+        check_order(self.modules)
+
+    @property
+    def root(self) -> Dso:
+        """The program."""
+        return self.objects[0]
+
+    # -- the phases ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """All phases.  Raises `LinkError` with the phase's name in its code."""
+        self.collect()
+        self.load()
+        self.relocate()
+        self.protect()
+        self.start()
+
+    def collect(self) -> None:
+        """Open the program and, breadth-first, whatever is needed, until the set is closed."""
+        self._add_file(Need(self.program, self.program, because="the program"), None)
+        done = 0
+        while done < len(self.objects):
+            dso = self.objects[done]
+            # What modules add comes before the object's own needs, as LD_PRELOAD does.
+            for registered in sorted(self.pipelines[done].passes(COLLECT), key=lambda p: p.strong):
+                self._collect(dso, registered.module, registered.run, registered.strong)
+            done += 1
+        self._post(POST_COLLECT)
+        self._collected = True
+
+    def load(self) -> None:
+        """Each object gets its address; beyond this point nothing new is mapped."""
+        for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
+            passes = pipeline.passes(LOAD)
+            if not any(p.strong for p in passes):
+                raise LinkError(
+                    "load/no-pass",
+                    f"no module loads {dso.name}",
+                    place=Place(dso.path),
+                    notes=(f"modules: {', '.join(m.name for m in self.modules)}",),
+                    help="add a module that understands this kind of file, for instance sysv",
+                )
+            for registered in passes:
+                placement = self._run(LOAD.name, registered.module, dso, registered.run,
+                                      registered.strong, dso, self)  # fmt: skip
+                self._expect(placement, Placement, LOAD.name, registered.module, dso)
+                if registered.strong:
+                    dso._bias = placement.bias
+                for mapping in placement.mappings:
+                    self.space.map(mapping)
+        self._post(POST_LOAD)
+        self.space.seal("mappings")
+
+    def relocate(self) -> None:
+        """Symbols are bound and words written; beyond this point memory is final."""
+        for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
+            for registered in pipeline.passes(RELOCATE):
+                self._run(RELOCATE.name, registered.module, dso, registered.run,
+                          registered.strong, dso, self)  # fmt: skip
+        self._post(POST_RELOCATE)
+        self.space.seal("writes")
+
+    def protect(self) -> None:
+        """Final permissions."""
+        for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
+            for registered in pipeline.passes(PROTECT):
+                protections = self._run(PROTECT.name, registered.module, dso, registered.run,
+                                        registered.strong, dso, self)  # fmt: skip
+                by = Provenance(PROTECT.name, registered.module, dso.name)
+                for protect in protections:
+                    self._expect(protect, Protect, PROTECT.name, registered.module, dso)
+                    self.space.protect(protect, by)
+        self._post(POST_PROTECT)
+        self.space.seal("permissions")
+
+    def start(self) -> None:
+        """Gather what only the started process can do; entering the program comes last."""
+        jumps: list[Action] = []
+        for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
+            for registered in pipeline.passes(START):
+                for action in self._run(START.name, registered.module, dso, registered.run,
+                                        registered.strong, dso, self):  # fmt: skip
+                    (jumps if isinstance(action, Jump) else self.actions).append(action)
+        if len(jumps) != 1:
+            raise LinkError(
+                "start/no-entry",
+                f"{len(jumps)} modules enter the program {self.root.name}, not one",
+                place=Place(self.root.path),
+                help="exactly one start pass must give a Jump",
+            )
+        self.actions += jumps
+
+    # -- what passes call ------------------------------------------------------------------------
+
+    def known(self, name: str) -> Dso | None:
+        """The object already known by a name: soname, requested name or path."""
+        return self._names.get(name)
+
+    def find(self, name: str, dso: Dso, because: str) -> Need:
+        """The object that ``dso`` names: known already, or where its finder finds it."""
+        if self.known(name) is not None:
+            return Need(name, because=because)
+        finder = self.pipelines[dso.number].find
+        if finder is None:
+            return Need(name, because=because, found="no module looks for libraries")
+        need = self.guard(finder[0], COLLECT.name, dso, finder[1], name, dso, self)
+        return replace(need, because=because)
+
+    def exists(self, path: str) -> bool:
+        """Whether a file can be opened at ``path``; if not, that is recorded as an input."""
+        if os.path.exists(path):
+            return True
+        self.absent[path] = None
+        return False
+
+    def read_input(self, path: str) -> bytes | None:
+        """A configuration file as an input of the link; None when it cannot be read."""
+        try:
+            with open(path, "rb") as file:
+                self.inputs[path] = identity_of(os.fstat(file.fileno()))
+                return file.read()
+        except OSError:
+            self.absent[path] = None
+            return None
+
+    def add(self, need: Need | MemoryObject, *, in_scope: bool = True) -> Dso:
+        """Add an object in post-collect; sealed after that."""
+        if self._collected:
+            raise LinkError(
+                "collect/sealed",
+                f"an object is added after post-collect: {need.name}",
+                place=Place(self.program),
+                help="return it from a collect pass, or add it in post-collect",
+            )
+        return self._add(need, None if not self.objects else self.root, in_scope=in_scope)
+
+    def resolve(self, requests: Requests) -> Bindings:
+        """Bind a batch of symbols; the answers are kept for explain."""
+        bindings = self._mediator.bind(requests)
+        self.bindings.append(bindings)
+        return bindings
+
+    def others_that_define(self, name: str) -> list[tuple[str, str]]:
+        """(object, version) of every object that defines a name at all: for error messages."""
+        found = []
+        for dso in self.objects:
+            table = self._mediator.table(dso)
+            if table is not None:
+                for row in np.flatnonzero(table.hash == name_hash(name.encode())):
+                    version = version_of(dso, int(table.symbol[row]))
+                    found.append((dso.name, version or "none"))
+        return found
+
+    @property
+    def by(self) -> Provenance:
+        """The pass that runs now, as a provenance."""
+        assert self._current is not None, "only passes ask who they are"
+        return self._current
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def guard(
+        self,
+        module: str,
+        phase: str,
+        dso: Dso,
+        call: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call into a module; whatever it raises becomes a `LinkError` that names it."""
+        try:
+            return call(*args, **kwargs)
+        except LinkError:
+            raise
+        except Exception as error:
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            where = "" if trace is None else (
+                f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+            )
+            raise LinkError(
+                "module/failed",
+                f"module `{module}` failed in {phase}: {type(error).__name__}: {error}",
+                place=Place(dso.path),
+                notes=(f"raised at {where}",),
+                help=f"this is a fault of the module; leave `{module}` out to go on without it",
+            ) from error
+
+    def _run(
+        self,
+        phase: str,
+        module: str,
+        dso: Dso,
+        call: Callable[..., T],
+        strong: bool,
+        *args: object,
+    ) -> T:
+        self._current = Provenance(phase, module, dso.name)
+        name = getattr(call, "__qualname__", repr(call))
+        self.history.append(PassRun(phase, module, dso.name, name, strong))
+        return self.guard(module, phase, dso, call, *args)
+
+    def _expect(self, value: object, kind: type, phase: str, module: str, dso: Dso) -> None:
+        if not isinstance(value, kind):
+            raise LinkError(
+                "module/wrong-result",
+                f"module `{module}` gave {type(value).__name__} in {phase}, not {kind.__name__}",
+                place=Place(dso.path),
+                help="see spidl.api for what a pass of this phase gives",
+            )
+
+    def _post(self, phase: PostPhase) -> None:
+        """Run a post-phase: each pass once, however many objects it was registered for."""
+        seen: set[Callable[..., None]] = set()
+        for pipeline in self.pipelines:
+            for registered in pipeline.link_passes(phase):
+                if registered.run not in seen:
+                    seen.add(registered.run)
+                    self._run(phase.name, registered.module, pipeline.dso, registered.run,
+                              registered.strong, self)  # fmt: skip
+
+    def _collect(
+        self, dso: Dso, module: str, run: Callable[..., object], strong: bool
+    ) -> None:
+        needs = self._run(COLLECT.name, module, dso, run, strong, dso, self)
+        iterator = iter(needs)  # type: ignore[call-overload]  # checked by the guard below
+        while True:
+            # One at a time: a pass may look at what the link knows after each object it asked for.
+            need = self.guard(module, COLLECT.name, dso, next, iterator, None)
+            if need is None:
+                return
+            if not isinstance(need, Need | MemoryObject):
+                self._expect(need, Need, COLLECT.name, module, dso)
+            found = self._add(need, dso, made_by=None if strong else module)
+            if found not in dso.dependencies:
+                dso.dependencies.append(found)
+
+    def _add(
+        self,
+        need: Need | MemoryObject,
+        loader: Dso | None,
+        *,
+        in_scope: bool = True,
+        made_by: str | None = None,
+    ) -> Dso:
+        known = self._names.get(need.name)
+        if known is not None:
+            return known
+        if isinstance(need, MemoryObject):
+            file = ElfFile.parse(need.content, need.name)
+            module = self._current.module if self._current else None
+            return self._register(file, need.name, need.name, loader, need.because, "in memory",
+                                  None, in_scope, made_by=module)  # fmt: skip
+        return self._add_file(need, loader, in_scope=in_scope, made_by=made_by)
+
+    def _add_file(
+        self, need: Need, loader: Dso | None, *, in_scope: bool = True, made_by: str | None = None
+    ) -> Dso:
+        if need.path is None:
+            asker = self.program if loader is None else loader.path
+            raise LinkError(
+                "collect/not-found",
+                f"{need.name} is needed and was not found",
+                place=Place(asker),
+                notes=() if not need.found else (need.found,),
+                help="install the package that has it, or set LD_LIBRARY_PATH to its folder",
+            )
+        try:
+            file = ElfFile.open(need.path)
+        except LinkError as error:
+            raise error if loader is None else error.with_note(
+                f"needed by {loader.path} ({need.because})"
+            ) from None
+        assert file.stat is not None
+        inode = (file.stat.st_dev, file.stat.st_ino)
+        known = self._by_inode.get(inode)
+        if known is not None:
+            known.names.add(need.name)
+            self._names[need.name] = known
+            return known
+        name = os.path.basename(need.path) if loader is None else (file.soname or need.name)
+        dso = self._register(file, name, need.path, loader, need.because, need.found,
+                             identity_of(file.stat), in_scope, made_by=made_by)  # fmt: skip
+        self._by_inode[inode] = dso
+        self.inputs[need.path] = identity_of(file.stat)
+        if loader is not None:
+            dso.names.add(need.name)
+            self._names[need.name] = dso
+        return dso
+
+    def _register(
+        self,
+        file: ElfFile,
+        name: str,
+        path: str,
+        loader: Dso | None,
+        because: str,
+        found: str,
+        identity: FileIdentity | None,
+        in_scope: bool,
+        *,
+        made_by: str | None,
+    ) -> Dso:
+        dso = Dso(len(self.objects), name, path, file, self.main, loader, because, found, identity,
+                  made_by=made_by)  # fmt: skip
+        dso.names |= {n for n in (file.soname, path if loader else None) if n}
+        for known in dso.names:
+            self._names.setdefault(known, dso)
+        self.objects.append(dso)
+        if in_scope:
+            self.main.members.append(dso)
+        pipeline = Pipeline(dso)
+        self.pipelines.append(pipeline)
+        before = self._current
+        for module in self.modules:
+            pipeline.module = module.name
+            self._current = Provenance("register", module.name, dso.name)
+            self.guard(module.name, "register", dso, module.register, dso, pipeline)
+        self._current = before
+        return dso
+
+
+def check_order(modules: Sequence[Module]) -> None:
+    """A module may say which others must come earlier; that is checked, never sorted.
+
+    Raises `LinkError` ``register/order`` or ``register/twice``.
+    """
+    names = [module.name for module in modules]
+    for i, module in enumerate(modules):
+        if module.name in names[:i]:
+            raise LinkError(
+                "register/twice",
+                f"module `{module.name}` is listed twice",
+                help="name each module once in `modules` and --with",
+            )
+        for earlier in module.after:
+            if earlier not in names[:i]:
+                raise LinkError(
+                    "register/order",
+                    f"module `{module.name}` must come after `{earlier}`",
+                    notes=(f"the order is: {', '.join(names)}",),
+                    help=f"list `{earlier}` before `{module.name}`",
+                )

@@ -1,0 +1,218 @@
+"""Who answers a symbol request.
+
+No module binds a symbol by itself: relocate passes hand batches of requests to `Mediator.bind`,
+which joins them with the symbol tables of the objects in scope and asks the resolvers.  The rule of
+acceptance is glibc's (elf/dl-lookup.c: check_match, do_lookup_x, _dl_lookup_symbol_x), as column
+operations: all requests advance through their candidates together, so the cost follows the largest
+number of definitions of one name and not the number of requests.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from spidl.elf.constants import SHN, STB, STT, STV
+from spidl.link.namespace import Namespace
+from spidl.link.symbols import (
+    I64,
+    U64,
+    Bindings,
+    Bool,
+    Exports,
+    LookupClass,
+    Requests,
+    unbound,
+)
+
+if TYPE_CHECKING:
+    from spidl.link.dso import Dso
+    from spidl.link.link import Link
+
+
+class ScopeIndex:
+    """The symbol tables of some objects, joined and sorted by name hash, then scope order."""
+
+    def __init__(self, members: list[Dso], tables: list[Exports]) -> None:
+        sizes = np.array([len(t.hash) for t in tables], np.int64)
+
+        def column(name: str, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+            if not tables:
+                return np.zeros(0, dtype)
+            return np.concatenate([getattr(t, name) for t in tables])
+
+        hashes = column("hash", np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        self.hash: U64 = hashes[order].astype(np.uint64, copy=False)
+        member = np.repeat(np.array([m.number for m in members], np.int64), sizes)
+        versioned = np.repeat(np.array([t.has_versions for t in tables], np.bool_), sizes)
+        self.member: I64 = member[order]
+        self.versioned: Bool = versioned[order]
+        self.symbol: I64 = column("symbol", np.int64)[order].astype(np.int64, copy=False)
+        self.version: U64 = column("version", np.uint64)[order].astype(np.uint64, copy=False)
+        self.hidden: Bool = column("hidden", np.bool_)[order].astype(np.bool_, copy=False)
+        self.default: Bool = column("default", np.bool_)[order].astype(np.bool_, copy=False)
+        self.for_plt: Bool = column("for_plt", np.bool_)[order].astype(np.bool_, copy=False)
+
+    def first(
+        self, requests: Requests, rows: I64, lookup: npt.NDArray[np.uint8], root: int
+    ) -> I64:
+        """The first acceptable entry for each of ``rows`` of ``requests``; -1 for none.
+
+        ``root`` is the number of the program, which COPY look-ups skip.
+        """
+        wanted = requests.hash[rows]
+        low = np.searchsorted(self.hash, wanted, "left").astype(np.int64)
+        high = np.searchsorted(self.hash, wanted, "right").astype(np.int64)
+        answer = np.full(len(rows), -1, np.int64)
+        active = np.flatnonzero(low < high)
+        while len(active):
+            entry = low[active]
+            accepted = self._accepts(requests, rows[active], lookup[active], entry, root)
+            answer[active[accepted]] = entry[accepted]
+            low[active] += 1
+            active = active[~accepted & (low[active] < high[active])]
+        return answer
+
+    def _accepts(
+        self,
+        requests: Requests,
+        rows: I64,
+        lookup: npt.NDArray[np.uint8],
+        entry: I64,
+        root: int,
+    ) -> Bool:
+        version = requests.version[rows]
+        own = self.version[entry]
+        exact = own == version
+        base = ~(requests.version_hidden[rows] | (own != 0) | self.hidden[entry])
+        by_version = np.where(version != 0, exact | base, self.default[entry])
+        fits = by_version | ~self.versioned[entry]
+        fits &= self.for_plt[entry] | (lookup != LookupClass.PLT)
+        fits &= (lookup != LookupClass.COPY) | (self.member[entry] != root)
+        return np.asarray(fits, np.bool_)
+
+
+class Mediator:
+    """Binds the requests of one link's objects."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._tables: dict[int, Exports] = {}
+        self._scopes: dict[int, ScopeIndex] = {}
+        self._own: dict[int, ScopeIndex] = {}
+
+    def table(self, dso: Dso) -> Exports | None:
+        """An object's exported symbols; None if no module understands them."""
+        if dso.number not in self._tables:
+            exporter = self._link.pipelines[dso.number].exporter
+            if exporter is None:
+                return None
+            self._tables[dso.number] = exporter[1](dso, self._link)
+        return self._tables[dso.number]
+
+    def scope(self, namespace: Namespace) -> ScopeIndex:
+        """The index of a namespace's members, made once."""
+        key = id(namespace)
+        if key not in self._scopes:
+            self._scopes[key] = self._index(namespace.members)
+        return self._scopes[key]
+
+    def _index(self, members: list[Dso]) -> ScopeIndex:
+        pairs = [(m, t) for m in members if (t := self.table(m)) is not None]
+        return ScopeIndex([m for m, _ in pairs], [t for _, t in pairs])
+
+    def bind(self, requests: Requests) -> Bindings:
+        """Answer a batch: local and protected references, the scope, then resolvers."""
+        dso = requests.dso
+        bindings = unbound(requests)
+        symbols = dso.file.symbols[requests.symbol]
+        binding = symbols["st_info"] >> 4
+        visibility = symbols["st_other"] & 3
+        local = (binding == STB.LOCAL) | np.isin(visibility, (STV.HIDDEN, STV.INTERNAL))
+        self._take(bindings, np.flatnonzero(local), dso.number, requests.symbol[local])
+        open_rows = np.flatnonzero(~local)
+        if dso.file.symbolic and len(open_rows):
+            own = self._own.setdefault(dso.number, self._index([dso]))
+            open_rows = self._search(bindings, own, open_rows)
+        scope = self.scope(dso.namespace)
+        self._search(bindings, scope, open_rows)
+        protected = np.flatnonzero(~local & (visibility == STV.PROTECTED))
+        if len(protected):
+            self._bind_protected(bindings, scope, protected)
+        self._ask_resolvers(bindings)
+        return bindings
+
+    def _search(self, bindings: Bindings, index: ScopeIndex, rows: I64) -> I64:
+        """Bind rows from an index; gives the rows that stay open."""
+        requests = bindings.requests
+        entry = index.first(requests, rows, requests.lookup[rows], self._link.root.number)
+        found = entry >= 0
+        members = index.member[entry[found]]
+        symbols = index.symbol[entry[found]]
+        targets = rows[found]
+        for number in np.flatnonzero(np.bincount(members)) if len(members) else ():
+            chosen = members == number
+            self._take(bindings, targets[chosen], int(number), symbols[chosen])
+        return rows[~found]
+
+    def _bind_protected(self, bindings: Bindings, scope: ScopeIndex, rows: I64) -> None:
+        """A protected symbol binds to its own object, unless the program holds a canonical copy.
+
+        glibc: _dl_lookup_symbol_x looks a second time as for a PLT; if that is another object,
+        the reference's own definition is taken.
+        """
+        requests = bindings.requests
+        own = requests.dso.number
+        as_plt = np.full(len(rows), LookupClass.PLT, np.uint8)
+        entry = scope.first(requests, rows, as_plt, self._link.root.number)
+        elsewhere = (entry >= 0) & (scope.member[entry] != own)
+        elsewhere |= requests.lookup[rows] == LookupClass.PLT
+        self._take(bindings, rows[elsewhere], own, requests.symbol[rows[elsewhere]])
+
+    def _take(self, bindings: Bindings, rows: I64, number: int, symbols: I64) -> None:
+        """Record that ``rows`` are bound to ``symbols`` of the object with this number."""
+        dso = self._link.objects[number]
+        chosen = dso.file.symbols[symbols]
+        value = chosen["st_value"].astype(np.uint64)
+        kind = chosen["st_info"] & 15
+        moves = (chosen["st_shndx"] != SHN.ABS) & (kind != STT.TLS)
+        bindings.provider[rows] = number
+        bindings.symbol[rows] = symbols
+        bindings.value[rows] = np.where(moves, value + np.uint64(dso.bias), value)
+        bindings.size[rows] = chosen["st_size"]
+        bindings.type[rows] = kind
+        bindings.defined[rows] = chosen["st_shndx"] != SHN.UNDEF
+
+    def _ask_resolvers(self, bindings: Bindings) -> None:
+        """Let the resolvers of objects in scope answer, each where its object stands in scope."""
+        requests = bindings.requests
+        members = requests.dso.namespace.members
+        position = {m.number: i for i, m in enumerate(members)}
+        asked = [
+            (i, member, module, resolve)
+            for i, member in enumerate(members)
+            for module, resolve in self._link.pipelines[member.number].resolvers
+        ]
+        if not asked:
+            return
+        for row in range(len(requests)):
+            request = requests.request(row)
+            bound_at = position.get(int(bindings.provider[row]), len(members))
+            for i, member, module, resolve in asked:
+                if i > bound_at:
+                    break
+                answer = self._link.guard(module, "relocate", member, resolve, request, member)
+                if answer is None:
+                    continue
+                if module not in bindings.modules:
+                    bindings.modules.append(module)
+                bindings.provider[row] = -1 if answer.dso is None else answer.dso.number
+                bindings.symbol[row] = -1
+                bindings.value[row] = answer.address
+                bindings.type[row] = STT.NOTYPE
+                bindings.defined[row] = True
+                bindings.owner[row] = bindings.modules.index(module)
+                break

@@ -1,0 +1,281 @@
+"""The address space of a link: what is mapped where, and every word that passes write.
+
+One concrete model.  Writes are kept as batches with their provenance and applied to memory only
+where somebody looks, so the run-time linker's own memory can serve as the base as well (the exec
+target applies the same batches to what ld.so left, and compares).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spidl.diagnostics import LinkError, Place
+from spidl.link.actions import Protection
+from spidl.link.memory import U8, U64, Memory
+
+PAGE = 4096
+_LOW, _HIGH = 0x100_0000_0000, 0x3000_0000_0000
+"""Where links are placed: above any non-PIE program, far below the kernel's mmap area, so that
+the heap (brk follows the last PT_LOAD) has room to grow."""
+
+
+def page_down(address: int) -> int:
+    """Round down to a page."""
+    return address & -PAGE
+
+
+def page_up(address: int) -> int:
+    """Round up to a page."""
+    return (address + PAGE - 1) & -PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Who did it: phase, module and object names."""
+
+    phase: str
+    module: str
+    dso: str
+
+    def __str__(self) -> str:
+        return f"{self.module} in {self.phase} of {self.dso}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Pages with one permission and one backing.
+
+    ``start`` and ``length`` are page-aligned, in bytes.  With ``path`` the pages come from that
+    file at ``offset``; without, from ``content``; ``filled`` bytes are backed, the rest is zero.
+    """
+
+    start: int
+    length: int
+    protection: Protection
+    by: Provenance
+    path: str | None = None
+    offset: int = 0
+    filled: int = 0
+    content: U8 | None = None
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+    def initial(self) -> U8:
+        """The bytes before any write."""
+        memory = np.zeros(self.length, np.uint8)
+        if self.content is not None:
+            memory[: self.filled] = self.content[: self.filled]
+        return memory
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The load phase's result for one object: its bias and its mappings."""
+
+    bias: int
+    mappings: tuple[Mapping, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Protect:
+    """Final permission of pages: page-aligned start and length in bytes."""
+
+    start: int
+    length: int
+    protection: Protection
+
+
+@dataclass(slots=True)
+class Write:
+    """A batch of equal-width writes.
+
+    ``source`` names what asked for each word (index into the object's ``table``), for explain.
+    ``owner`` is the index in ``owners`` of the module that wants another value than the system's
+    linker would write, -1 where both must agree.
+    """
+
+    addresses: U64
+    values: U64
+    width: int
+    by: Provenance
+    table: str
+    source: npt.NDArray[np.int64]
+    owner: npt.NDArray[np.int64]
+    owners: list[str]
+
+
+@dataclass(slots=True)
+class Deferred:
+    """Words whose value only a running process knows (IFUNC results, TLS descriptors).
+
+    ``functions`` are the resolvers to call, 0 where the run-time linker must provide the value.
+    """
+
+    addresses: U64
+    functions: U64
+    by: Provenance
+    reason: str
+
+
+@dataclass(slots=True)
+class CopyRun:
+    """Bytes written in one piece (COPY relocations, patches)."""
+
+    address: int
+    content: U8
+    by: Provenance
+    owned: bool
+
+
+class AddressSpace:
+    """What one link puts into the process."""
+
+    def __init__(self, base: int | None = None) -> None:
+        self.base = base if base is not None else _LOW + secrets.randbelow(
+            (_HIGH - _LOW) // PAGE
+        ) * PAGE
+        """The lowest address chosen by this link; fresh for each link (it stands for ASLR)."""
+        self.top = self.base
+        self.mappings: list[Mapping] = []
+        self.protections: list[tuple[Protect, Provenance]] = []
+        self.writes: list[Write | CopyRun] = []
+        self.deferred: list[Deferred] = []
+        self.sealed: set[str] = set()
+        self._memory: Memory | None = None
+        self._applied = 0
+
+    def allocate(self, length: int, align: int = PAGE) -> int:
+        """Reserve address space; gives a page-aligned start.  ``align`` is a power of two."""
+        align = max(align, PAGE)
+        start = (self.top + align - 1) & -align
+        self.top = page_up(start + length)
+        return start
+
+    def _check(self, seal: str, by: Provenance, what: str) -> None:
+        if seal in self.sealed:
+            raise LinkError(
+                f"{by.phase.removeprefix('post-')}/sealed",
+                f"module `{by.module}` {what} in {by.phase}, after the {seal} were sealed",
+                place=Place(by.dso),
+                help="map in load, write before the end of post-relocate, protect in protect",
+            )
+
+    def map(self, mapping: Mapping) -> None:
+        """Add a mapping.  Raises `LinkError` when sealed or when it overlaps another."""
+        self._check("mappings", mapping.by, "maps memory")
+        for other in self.mappings:
+            if mapping.start < other.end and other.start < mapping.end:
+                raise LinkError(
+                    "load/overlap",
+                    f"{mapping.by.dso} at {mapping.start:#x}-{mapping.end:#x} overlaps "
+                    f"{other.by.dso} at {other.start:#x}-{other.end:#x}",
+                    place=Place(mapping.by.dso),
+                    help="two objects with fixed addresses cannot share a process",
+                )
+        self.mappings.append(mapping)
+        self._memory = None
+
+    def write(
+        self,
+        addresses: U64,
+        values: U64,
+        by: Provenance,
+        *,
+        width: int = 8,
+        table: str = "",
+        source: npt.NDArray[np.int64] | None = None,
+        owner: npt.NDArray[np.int64] | None = None,
+        owners: list[str] | None = None,
+    ) -> None:
+        """Write words; addresses in bytes, values as unsigned 64-bit.
+
+        Writes by modules that merely do what the system's linker would do carry no owner.
+        """
+        self._check("writes", by, "writes memory")
+        if len(addresses):
+            none = np.full(len(addresses), -1, np.int64)
+            self.writes.append(
+                Write(
+                    addresses, values, width, by, table,
+                    none if source is None else source,
+                    none if owner is None else owner,
+                    owners or [],
+                )
+            )  # fmt: skip
+
+    def patch(self, address: int, content: bytes, by: Provenance) -> None:
+        """Write bytes that the module owns: they may differ from what ld.so would write."""
+        self.copy(address, np.frombuffer(content, np.uint8), by, owned=True)
+
+    def copy(self, address: int, content: U8, by: Provenance, *, owned: bool = False) -> None:
+        """Write bytes in one piece."""
+        self._check("writes", by, "writes memory")
+        self.writes.append(CopyRun(address, content, by, owned))
+
+    def defer(self, addresses: U64, functions: U64, by: Provenance, reason: str) -> None:
+        """Leave words to the running process."""
+        self._check("writes", by, "writes memory")
+        if len(addresses):
+            self.deferred.append(Deferred(addresses, functions, by, reason))
+
+    def protect(self, protect: Protect, by: Provenance) -> None:
+        """Record a final permission."""
+        self._check("permissions", by, "changes permissions")
+        self.protections.append((protect, by))
+
+    def seal(self, what: str) -> None:
+        """From here on ``mappings``, ``writes`` or ``permissions`` are final."""
+        self.sealed.add(what)
+
+    def apply(self, memory: Memory, since: int = 0) -> None:
+        """Perform the writes from number ``since`` on, in order."""
+        for write in self.writes[since:]:
+            try:
+                if isinstance(write, CopyRun):
+                    memory.write_bytes(write.address, write.content)
+                else:
+                    memory.write_words(write.addresses, write.values, write.width)
+            except LookupError as error:
+                raise LinkError(
+                    "relocate/outside",
+                    f"{write.by} writes to {error.args[0]:#x}, where nothing is mapped",
+                    place=Place(write.by.dso),
+                    help="the file is damaged: reinstall the package it belongs to",
+                ) from None
+
+    @property
+    def memory(self) -> Memory:
+        """The content of all mappings, with every write so far."""
+        if self._memory is None:
+            ordered = sorted(self.mappings, key=lambda m: m.start)
+            self._memory = Memory([(m.start, m.initial()) for m in ordered])
+            self._applied = 0
+        self.apply(self._memory, self._applied)
+        self._applied = len(self.writes)
+        return self._memory
+
+    def at(self, address: int) -> Mapping | None:
+        """The mapping that holds an address."""
+        for mapping in self.mappings:
+            if mapping.start <= address < mapping.end:
+                return mapping
+        return None
+
+    def writers(self, address: int) -> Iterator[tuple[Write | CopyRun, int]]:
+        """Every write that covers a byte, in order, with the row in its batch."""
+        for write in self.writes:
+            if isinstance(write, CopyRun):
+                if write.address <= address < write.address + len(write.content):
+                    yield write, address - write.address
+            else:
+                low = np.uint64(max(0, address - write.width + 1))
+                near = (write.addresses >= low) & (write.addresses <= np.uint64(address))
+                for row in np.flatnonzero(near):
+                    yield write, int(row)

@@ -1,0 +1,66 @@
+"""GNU: what glibc's linker adds to System V, and the adoption of its state.
+
+Versions, IFUNC, TLS descriptors, RELR, its search for libraries; then ld.so stays in the process
+as the provider of run-time services (dlopen, TLS, the debugger's list).
+"""
+
+from __future__ import annotations
+
+from spidl.api import (
+    POST_COLLECT,
+    RECIPES,
+    START,
+    VERSIONING,
+    Action,
+    Dso,
+    Link,
+    Module,
+    Need,
+    Pipeline,
+)
+from spidl.modules.gnu.recipes import GNU
+from spidl.modules.gnu.runtime import enter, is_glibc, uses_libc
+from spidl.modules.gnu.search import find, refuse_special
+from spidl.modules.gnu.symbols import GnuVersioning, add_versions, check_versions
+
+
+class Gnu(Module):
+    """Handles every object of a program whose interpreter is glibc's ld.so."""
+
+    name = "gnu"
+    after = ("sysv",)
+
+    def register(self, dso: Dso, pipeline: Pipeline) -> None:
+        if not is_glibc(dso.root.file.interp):
+            return
+        pipeline.finder(find)
+        pipeline.weak(POST_COLLECT, bring_interpreter)
+        pipeline.weak(POST_COLLECT, bring_recipes)
+        pipeline.weak(POST_COLLECT, check_versions)
+        pipeline.weak(POST_COLLECT, refuse_special)
+        if pipeline.exporter is not None:
+            unversioned = pipeline.exporter[1]
+            pipeline.exports(lambda dso, link: add_versions(dso, unversioned(dso, link)))
+        if dso.is_root:
+            without_libc = pipeline.main(START)
+
+            def start(dso: Dso, link: Link) -> list[Action]:
+                """Enter through ld.so, or directly where nothing needs it."""
+                if uses_libc(link) or without_libc is None:
+                    return enter(link)
+                return list(without_libc(dso, link))
+
+            pipeline.strong(START, start)
+
+
+def bring_interpreter(link: Link) -> None:
+    """ld.so is part of the process even where nothing names it as needed."""
+    interp = link.root.file.interp
+    if interp is not None:
+        link.add(Need(interp, interp, because="PT_INTERP"), in_scope=False)
+
+
+def bring_recipes(link: Link) -> None:
+    """Tell the GNU relocation types, and that references carry versions."""
+    link.facts.setdefault(RECIPES, {}).update(GNU)
+    link.facts[VERSIONING] = GnuVersioning()

@@ -1,0 +1,73 @@
+"""ld.so as the run-time linker that stays: recognising it, and where its work is done.
+
+Everything here is found by looking at the build at hand.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from spidl.api import (
+    RUNTIME,
+    Action,
+    Dso,
+    ElfFile,
+    Jump,
+    Link,
+    LinkError,
+    Place,
+    Refusal,
+    Runtime,
+)
+
+SONAME = "ld-linux-x86-64.so.2"
+
+
+@cache
+def is_glibc(interpreter: str | None) -> bool:
+    """Whether a program's PT_INTERP is glibc's linker."""
+    if interpreter is None:
+        return False
+    try:
+        return ElfFile.open(interpreter).soname == SONAME
+    except LinkError:
+        return False
+
+
+def interpreter_of(link: Link) -> Dso:
+    """ld.so's object."""
+    interp = link.root.file.interp
+    assert interp is not None, "a glibc program has a PT_INTERP"
+    found = link.known(interp)
+    assert found is not None, "post-collect added it"
+    return found
+
+
+def uses_libc(link: Link) -> bool:
+    """Whether anything in scope needs ld.so at run time: libc always does."""
+    linker = interpreter_of(link)
+    return linker in link.main.members or any(dso.file.tls for dso in link.objects)
+
+
+def enter(link: Link) -> list[Action]:
+    """Continue where ld.so has relocated everything and goes on to run constructors."""
+    linker = interpreter_of(link)
+    link.facts[RUNTIME] = Runtime(linker, linker.bias + stop_vaddr(linker), "LD_BIND_NOW")
+    return [Jump(linker.bias + stop_vaddr(linker), rax=link.root.bias + link.root.file.entry)]
+
+
+def stop_vaddr(linker: Dso) -> int:
+    """The return address of ``call _dl_start`` at ld.so's entry (RTLD_START, dl-machine.h).
+
+    The entry is ``mov %rsp,%rdi; call _dl_start``, possibly after an endbr64.
+    """
+    code = linker.file.read(linker.file.entry, 32).tobytes()
+    at = code.find(b"\x48\x89\xe7\xe8")
+    if at < 0:
+        raise Refusal(
+            "start/unknown-linker",
+            f"{linker.name} does not begin with a call of _dl_start",
+            place=Place(linker.path, vaddr=linker.file.entry),
+            help="this build of glibc is not known; please report its build-id",
+        )
+    return linker.file.entry + at + 8

@@ -1,0 +1,220 @@
+"""Relocate: walk an object's relocation tables, bind what they name, write what they compute.
+
+One column operation a relocation type (psABI section 4.4); the types themselves are data in the
+fact `RECIPES`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from spidl.api import (
+    I64,
+    LAZY,
+    RECIPES,
+    STB,
+    STT,
+    U64,
+    VERSIONING,
+    Batch,
+    Bindings,
+    Dso,
+    Link,
+    LinkError,
+    LookupClass,
+    Place,
+    R,
+    Recipe,
+    Refusal,
+    Requests,
+    Versioning,
+    relocation_name,
+)
+
+Table = npt.NDArray[np.void]
+
+
+def relocate(dso: Dso, link: Link) -> None:
+    """Apply DT_RELA and DT_JMPREL.
+
+    Raises `LinkError` ``relocate/unknown-type``, ``relocate/undefined-symbol``.
+    """
+    recipes = link.facts[RECIPES]
+    tables = [(name, t) for name, t in (("DT_RELA", dso.file.rela), ("DT_JMPREL", dso.file.jmprel))
+              if len(t)]  # fmt: skip
+    for name, table in tables:
+        _check_types(dso, name, table, recipes)
+    bindings, ranks = _bind(dso, link, [t for _, t in tables], recipes)
+    for name, table in tables:
+        types = table["r_type"]
+        for number in np.flatnonzero(np.bincount(types)):
+            if number in (R.NONE, R.COPY):
+                continue
+            index = np.flatnonzero(types == number).astype(np.int64)
+            chosen = table[index]
+            recipe = recipes[int(number)]
+            row = ranks[recipe.lookup][chosen["r_sym"]] if recipe.uses_symbol else index
+            batch = Batch(
+                link, dso, name, index,
+                chosen["r_offset"].astype(np.uint64) + np.uint64(dso.bias),
+                chosen["r_addend"].astype(np.int64).view(np.uint64),
+                bindings, row,
+            )  # fmt: skip
+            _apply(batch, recipe, int(number))
+
+
+def _check_types(dso: Dso, name: str, table: Table, recipes: dict[int, Recipe]) -> None:
+    for number in np.unique(table["r_type"]):
+        if int(number) not in recipes and number not in (R.NONE, R.COPY):
+            index = int(np.flatnonzero(table["r_type"] == number)[0])
+            raise LinkError(
+                "relocate/unknown-type",
+                f"{dso.name} has a relocation of unknown type {int(number)} "
+                f"({relocation_name(int(number))})",
+                place=Place(dso.path, name, index, int(table["r_offset"][index])),
+                help="no module in the list brings a recipe for this type",
+            )
+
+
+def _bind(
+    dso: Dso, link: Link, tables: list[Table], recipes: dict[int, Recipe]
+) -> tuple[Bindings, dict[LookupClass, I64]]:
+    """Ask for each (symbol, look-up class) once; gives answers and their row by class and symbol."""
+    count = max(1, len(dso.file.symbols))
+    used = {kind: np.zeros(count, np.bool_) for kind in LookupClass}
+    for table in tables:
+        for number in np.flatnonzero(np.bincount(table["r_type"])):
+            if number == R.COPY:
+                used[LookupClass.COPY][table["r_sym"][table["r_type"] == number]] = True
+            elif number != R.NONE and recipes[int(number)].uses_symbol:
+                kind = recipes[int(number)].lookup
+                used[kind][table["r_sym"][table["r_type"] == number]] = True
+    symbols, lookups, ranks, base = [], [], {}, 0
+    for kind, wanted in used.items():
+        index = np.flatnonzero(wanted).astype(np.int64)
+        symbols.append(index)
+        lookups.append(np.full(len(index), kind, np.uint8))
+        rank = np.zeros(count, np.int64)
+        rank[index] = np.arange(base, base + len(index))
+        ranks[kind] = rank
+        base += len(index)
+    requests = make_requests(dso, link, np.concatenate(symbols), np.concatenate(lookups))
+    return link.resolve(requests), ranks
+
+
+def make_requests(
+    dso: Dso, link: Link, symbols: I64, lookup: npt.NDArray[np.uint8]
+) -> Requests:
+    """Requests for symbols of an object's own table, with the versions its references carry."""
+    version, hidden = link.facts.get(VERSIONING, Versioning()).columns(dso, symbols)
+    weak = (
+        dso.file.symbols["st_info"][symbols] >> 4 == STB.WEAK
+        if len(symbols) else np.zeros(0, np.bool_)
+    )  # fmt: skip
+    hashes = dso.file.name_hashes[symbols] if len(symbols) else np.zeros(0, np.uint64)
+    return Requests(dso, symbols, hashes, version, hidden, lookup, weak)
+
+
+def _apply(batch: Batch, recipe: Recipe, number: int) -> None:
+    link, dso, bindings = batch.link, batch.dso, batch.bindings
+    if recipe.uses_symbol:
+        undefined = (batch.provider < 0) & ~bindings.weak_or_answered[batch.row]
+        if undefined.any():
+            batch = _without_undefined(batch, undefined, number)
+    owner = bindings.owner[batch.row] if recipe.uses_symbol else None
+    for words in recipe.apply(batch):
+        deferred = words.deferred
+        function = words.function
+        reason = words.reason
+        if deferred is None and recipe.calls_ifunc:
+            deferred = (bindings.type[batch.row] == STT.GNU_IFUNC) & bindings.defined[batch.row]
+            function, reason = batch.S, "IFUNC"
+        if deferred is None or not deferred.any():
+            link.space.write(
+                words.addresses, words.values, link.by, width=recipe.width, table=batch.table,
+                source=batch.index, owner=owner, owners=bindings.modules,
+            )  # fmt: skip
+            continue
+        left = ~deferred
+        link.space.write(
+            words.addresses[left], words.values[left], link.by, width=recipe.width,
+            table=batch.table, source=batch.index[left],
+            owner=None if owner is None else owner[left], owners=bindings.modules,
+        )  # fmt: skip
+        none: U64 = np.zeros(len(words.addresses), np.uint64)
+        functions = none if function is None else function
+        link.space.defer(words.addresses[deferred], functions[deferred], link.by, reason)
+
+
+def _without_undefined(batch: Batch, undefined: npt.NDArray[np.bool_], number: int) -> Batch:
+    """Leave PLT slots that may stay lazy; anything else undefined is an error."""
+    link, dso = batch.link, batch.dso
+    lazy = number == R.JUMP_SLOT and not dso.file.bind_now
+    lazy = lazy and link.facts.get(LAZY, True) and not link.environment.variables.get("LD_BIND_NOW")
+    if not lazy:
+        raise undefined_symbol(batch, int(np.flatnonzero(undefined)[0]), number)
+    # A lazy slot leads back into its own PLT entry: the file's word, moved by the bias.
+    places = batch.P[undefined]
+    link.space.write(
+        places, link.space.memory.read_words(places) + batch.B, link.by,
+        table=batch.table, source=batch.index[undefined],
+    )  # fmt: skip
+    keep = ~undefined
+    return Batch(link, dso, batch.table, batch.index[keep], batch.P[keep], batch.A[keep],
+                 batch.bindings, batch.row[keep])  # fmt: skip
+
+
+def undefined_symbol(batch: Batch, i: int, number: int) -> LinkError:
+    """The error for row ``i``: which symbol, where it is asked for, where it was looked for."""
+    link, dso, requests = batch.link, batch.dso, batch.bindings.requests
+    request = requests.request(int(batch.row[i]))
+    name = request.name if request.version is None else f"{request.name}@{request.version}"
+    vaddr = int(batch.P[i]) - dso.bias
+    others = link.others_that_define(request.name)
+    notes = [f"searched: {', '.join(m.name for m in dso.namespace.members)} "
+             f"(namespace `{dso.namespace}`)"]  # fmt: skip
+    notes += [f"{other} defines it, under the version {version}" for other, version in others]
+    return LinkError(
+        "relocate/undefined-symbol",
+        f"undefined symbol `{name}`, {relocation_name(number)}",
+        place=Place(dso.path, batch.table, int(batch.index[i]), vaddr),
+        notes=tuple(notes),
+        help="a library is older than the one this was built with: update it, or set "
+        "LD_LIBRARY_PATH to the folder of the right one",
+    )
+
+
+def copy_objects(link: Link) -> None:
+    """R_X86_64_COPY, once every source is relocated: the program's copy of a library's object."""
+    for bindings in link.bindings:
+        requests = bindings.requests
+        rows = np.flatnonzero(requests.lookup == LookupClass.COPY)
+        dso = requests.dso
+        for row in rows:
+            symbol = dso.file.symbols[int(requests.symbol[row])]
+            places = dso.file.rela["r_offset"][
+                (dso.file.rela["r_type"] == R.COPY) & (dso.file.rela["r_sym"] == requests.symbol[row])
+            ]
+            provider = int(bindings.provider[row])
+            if provider < 0:
+                if requests.weak[row]:
+                    continue
+                raise LinkError(
+                    "relocate/undefined-symbol",
+                    f"undefined symbol `{requests.name(int(row))}`, {relocation_name(R.COPY)}",
+                    place=Place(dso.path, "DT_RELA"),
+                    help="a library is older than the one this program was built with",
+                )
+            size, source_size = int(symbol["st_size"]), int(bindings.size[row])
+            if size < source_size:
+                raise Refusal(
+                    "relocate/copy-size",
+                    f"`{requests.name(int(row))}` takes {source_size} bytes in "
+                    f"{link.objects[provider].name} and {size} in {dso.name}",
+                    place=Place(dso.path, "DT_RELA"),
+                    help="build the program again with the library that is installed",
+                )
+            content = link.space.memory.read_bytes(int(bindings.value[row]), min(size, source_size))
+            for place in places:
+                link.space.copy(int(place) + dso.bias, content, link.by)

@@ -1,0 +1,16 @@
+"""DT_RELR: packed relative relocations (gABI, chapter 5, Relative Relocation Table)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spidl.api import Dso, Link
+
+
+def relocate_relr(dso: Dso, link: Link) -> None:
+    """Add the bias to each word of the bitmap."""
+    places = dso.file.relr
+    if len(places):
+        addresses = places + np.uint64(dso.bias)
+        values = link.space.memory.read_words(addresses) + np.uint64(dso.bias)
+        link.space.write(addresses, values, link.by, table="DT_RELR")

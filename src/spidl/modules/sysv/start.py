@@ -1,0 +1,78 @@
+"""Start: enter a program that needs no C library, with nothing but the kernel's help.
+
+Constructors run in dependency order (gABI, Initialization and Termination Functions); IFUNC words
+are filled in first, since constructors may call through them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spidl.api import Action, Call, CallStore, Dso, Jump, Link, Place, Refusal
+
+
+def start(dso: Dso, link: Link) -> list[Action]:
+    """The actions of a program without a run-time linker.
+
+    Raises `Refusal` ``start/needs-runtime`` for a program with a libc: that libc's linker must set
+    up threads and dlopen, which is the business of the gnu and musl modules.
+    """
+    for other in link.main.members:
+        if other is not dso and {"libc.so.6", "libc.so"} & other.names:
+            raise Refusal(
+                "start/needs-runtime",
+                f"{dso.name} uses {other.name}, whose run-time linker no module in the list adopts",
+                place=Place(dso.path),
+                help="add `gnu` or `musl` to the modules",
+            )
+    if any(other.tls for other in link.objects):
+        raise Refusal(
+            "start/needs-tls",
+            f"{dso.name} has thread-local storage but no C library to set it up",
+            place=Place(dso.path, "PT_TLS"),
+            help="link the program with a C library",
+        )
+    actions: list[Action] = []
+    for deferred in link.space.deferred:
+        actions += [
+            CallStore(int(function), int(address))
+            for address, function in zip(deferred.addresses, deferred.functions, strict=True)
+        ]
+    for other in initialisation_order(link):
+        actions += [Call(function) for function in constructors(other, link)]
+    return [*actions, Jump(dso.bias + dso.file.entry)]
+
+
+def initialisation_order(link: Link) -> list[Dso]:
+    """Dependencies before dependents; the program is left out: it runs its own (crt1.o)."""
+    order: list[Dso] = []
+    seen = {link.root.number}
+
+    def visit(dso: Dso) -> None:
+        stack = [(dso, iter(dso.dependencies))]
+        seen.add(dso.number)
+        while stack:
+            current, rest = stack[-1]
+            following = next((d for d in rest if d.number not in seen), None)
+            if following is None:
+                stack.pop()
+                order.append(current)
+            else:
+                seen.add(following.number)
+                stack.append((following, iter(following.dependencies)))
+
+    for dso in reversed(link.objects[1:]):
+        if dso.number not in seen:
+            visit(dso)
+    return order
+
+
+def constructors(dso: Dso, link: Link) -> list[int]:
+    """Addresses of DT_INIT and the entries of DT_INIT_ARRAY, in order."""
+    found = [] if dso.file.init is None else [dso.bias + dso.file.init]
+    if dso.file.init_array is not None:
+        vaddr, size = dso.file.init_array
+        first = np.uint64(dso.bias + vaddr)
+        words = link.space.memory.read_words(first + np.arange(0, size & -8, 8, dtype=np.uint64))
+        found += [int(word) for word in words if word not in (0, 2**64 - 1)]
+    return found

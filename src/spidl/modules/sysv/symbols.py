@@ -1,0 +1,40 @@
+"""An object's exported symbols, without versions (gABI, Symbol Table; glibc's check_match)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spidl.api import DT, SHN, STB, STT, STV, Dso, Exports, Link
+
+_BINDINGS = (STB.GLOBAL, STB.WEAK, STB.GNU_UNIQUE)
+_TYPES = (STT.NOTYPE, STT.OBJECT, STT.FUNC, STT.COMMON, STT.TLS, STT.GNU_IFUNC)
+
+
+def exports(dso: Dso, link: Link) -> Exports:
+    """What can be bound to: global, visible, with a value, and in the hash table."""
+    file = dso.file
+    symbols = file.symbols
+    defined = symbols["st_shndx"] != SHN.UNDEF
+    kind = symbols["st_info"] & 15
+    valued = (
+        (symbols["st_value"] != 0) | (defined & (symbols["st_shndx"] == SHN.ABS))
+        | (kind == STT.TLS) & defined
+    )  # fmt: skip
+    visible = ~np.isin(symbols["st_other"] & 3, (STV.HIDDEN, STV.INTERNAL))
+    chosen = valued & visible & np.isin(symbols["st_info"] >> 4, _BINDINGS) & np.isin(kind, _TYPES)
+    table = file.tag(DT.GNU_HASH)
+    if table is not None:
+        # Symbols before symoffset are in no bucket: look-up never meets them.
+        first = int(file.read(table, 16).view(np.uint32)[1])
+        chosen[:first] = False
+    index = np.flatnonzero(chosen).astype(np.int64)
+    n = len(index)
+    return Exports(
+        symbol=index,
+        hash=file.name_hashes[index],
+        version=np.zeros(n, np.uint64),
+        hidden=np.zeros(n, np.bool_),
+        default=np.ones(n, np.bool_),
+        for_plt=defined[index],
+        has_versions=False,
+    )

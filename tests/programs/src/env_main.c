@@ -1,0 +1,8 @@
+#include <stdio.h>
+extern char **environ;
+int main(int argc, char **argv) {
+  int count = 0;
+  while (environ && environ[count]) count++;
+  printf("argc %d, argv[0] %s, %d variables\n", argc, argv[0] ? argv[0] : "(null)", count);
+  return 0;
+}

@@ -1,0 +1,1 @@
+int provided_later(void) { return 99; }

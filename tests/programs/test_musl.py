@@ -1,0 +1,46 @@
+"""musl programs: libc.so is their dynamic linker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import Same, Workshop
+
+pytestmark = pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="needs musl-tools")
+BEHAVIOURS = {
+    "threads": 0,
+    "library": 0,
+    "objects": 0,
+    "memory": 0,
+    "process": 0,
+    "signals": 0,
+    "stack": 6,
+}
+
+
+def make(workshop: Workshop, name: str, flags: tuple[str, ...] = ()) -> Path:
+    tls = ("-DPREFIX=gd", "-DSTART=10")
+    workshop.library("libtls.so", "tls_lib.c", flags=tls, cc="musl-gcc")
+    workshop.library("libcounter.so", "shared_counter.c", cc="musl-gcc")
+    workshop.library("libplugin.so", "plugin.c", "libcounter.so", cc="musl-gcc")
+    return workshop.program(
+        name, "musl_main.c", "libtls.so", "libcounter.so", flags=flags, cc="musl-gcc"
+    )
+
+
+@pytest.mark.parametrize(("behaviour", "status"), BEHAVIOURS.items())
+@pytest.mark.parametrize("kind", ["pie", "fixed"])
+def test_musl(same: Same, workshop: Workshop, kind: str, behaviour: str, status: int) -> None:
+    program = workshop.folder / f"musl-{kind}"
+    if not program.exists():
+        make(workshop, program.name, ("-no-pie", "-fno-pie") if kind == "fixed" else ())
+    outcome = same([str(program), behaviour], env={**os.environ, "GIVEN": "1"}, status=status)
+    assert b"counter constructed\n" in outcome.stdout
+
+
+def test_musl_without_environment(same: Same, workshop: Workshop) -> None:
+    same([str(make(workshop, "musl-bare")), "objects"], env={})
