@@ -22,7 +22,7 @@ def build_boot(output: Path) -> None:
     """Compiles boot.elf with $CC, or cc; the same command as in boot/Makefile."""
     output.parent.mkdir(parents=True, exist_ok=True)
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    command = [*compiler, "@flags", "-Wl,-T,boot.ld", "-o", str(output), *SOURCES]
+    command = [*compiler, "@flags", "-Wl,-T,boot.ld", "-o", str(output.resolve()), *SOURCES]
     try:
         subprocess.run(command, cwd=BOOT, check=True)
     except FileNotFoundError:
@@ -52,4 +52,5 @@ class BuildPy(build_py):
         return [*super().get_source_files(), *sorted(boot)]
 
 
-setup(cmdclass={"build_py": BuildPy})
+# The modules are Python, boot.elf is not: any Python, one platform.
+setup(cmdclass={"build_py": BuildPy}, options={"bdist_wheel": {"plat_name": "linux_x86_64"}})

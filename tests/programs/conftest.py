@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,17 @@ class Workshop:
 
     def program(self, name: str, *sources: str, flags: tuple[str, ...] = (), cc: str = "") -> Path:
         """A PIE, unless ``flags`` say otherwise; sources ending in .so are libraries made here."""
-        return self._compile(name, sources, ("-fPIE", "-pie", *flags), cc)
+        other = {"-no-pie", "-static", "-static-pie"}.intersection(flags)
+        return self._compile(name, sources, (*(() if other else ("-fPIE", "-pie")), *flags), cc)
 
     def library(self, name: str, *sources: str, flags: tuple[str, ...] = (), cc: str = "") -> Path:
         """A shared library with its file name as DT_SONAME."""
         soname = () if "-Wl,-h," in " ".join(flags) else (f"-Wl,-h,{name}",)
         return self._compile(name, sources, ("-fPIC", "-shared", *soname, *flags), cc)
 
-    def _compile(self, name: str, sources: tuple[str, ...], flags: tuple[str, ...], cc: str) -> Path:
+    def _compile(
+        self, name: str, sources: tuple[str, ...], flags: tuple[str, ...], cc: str
+    ) -> Path:
         output = self.folder / name
         output.parent.mkdir(parents=True, exist_ok=True)
         inputs = [
@@ -40,7 +43,8 @@ class Workshop:
             for source in sources
         ]
         is_cxx = any(source.endswith(".cc") for source in sources)
-        origin = () if any("rpath" in flag for flag in flags) else ("-Wl,-rpath,$ORIGIN",)
+        no_origin = any("rpath" in flag or "-static" in flag for flag in flags)
+        origin = () if no_origin else ("-Wl,-rpath,$ORIGIN",)
         command = [
             cc or ("g++" if is_cxx else "gcc"),
             *FLAGS, *origin, "-Wl,--no-as-needed", "-o", str(output), f"-I{SRC}", *inputs, *flags,
@@ -59,7 +63,7 @@ class Workshop:
 class Same(Protocol):
     """`harness.compare` with the layout and the image store of this test."""
 
-    def __call__(self, argv: list[str], **options: Any) -> Outcome: ...
+    def __call__(self, argv: Sequence[str | bytes], **options: Any) -> Outcome: ...
 
 
 @pytest.fixture(scope="module")

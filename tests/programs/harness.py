@@ -8,6 +8,7 @@ and by the survey (tests/survey).
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import resource
@@ -198,6 +199,7 @@ def compare(
     expect: str | None = None,
     limits: Mapping[int, tuple[int, int]] | None = None,
     outputs: Sequence[str] = (),
+    tools: Mapping[str, Path] | None = None,
     normalise: Callable[[bytes], bytes] | None = None,
     image_is_used: bool = True,
     timeout: float = 60,
@@ -207,7 +209,8 @@ def compare(
     ``program`` is the file to run, by default ``argv[0]``.  With ``prepare``, ``cwd`` is emptied
     and prepared before each run.  ``status`` and ``expect`` (all of stdout) say what the oracle
     itself must give, so that a broken test program cannot pass twice; ``status`` None takes any.
-    ``outputs`` are files below ``cwd`` whose content must be equal too.  Nothing is normalised
+    ``tools`` are more programs that it starts: ``cwd``/tools/NAME is each time a link to the
+    program or to its image.  ``outputs`` are files below ``cwd`` whose content must be equal too.  Nothing is normalised
     but by ``normalise``, which a test passes with its reason.
 
     With ``image_is_used`` another run under SPIDL_VERBOSE=1 must not take the plain way; without,
@@ -219,12 +222,21 @@ def compare(
     }
     target = program if program is not None else Path(os.fsdecode(argv[0]))
     image = image_store.get(target, layout, environment)
+    tool_images = {
+        name: image_store.get(path, layout, environment) for name, path in (tools or {}).items()
+    }
     clean = normalise if normalise is not None else _same
 
-    def once(executable: Path, extra: Mapping[str, str]) -> tuple[Outcome, dict[str, bytes | None]]:
-        if prepare is not None:
-            assert cwd is not None, "prepare needs a folder"
+    def once(
+        executable: Path, used_tools: Mapping[str, Path], extra: Mapping[str, str]
+    ) -> tuple[Outcome, dict[str, bytes | None]]:
+        if prepare is not None or used_tools:
+            assert cwd is not None, "prepare and tools need a folder"
             empty(cwd)
+            (cwd / "tools").mkdir()
+            for name, path in used_tools.items():
+                (cwd / "tools" / name).symlink_to(path)
+        if prepare is not None and cwd is not None:
             prepare(cwd)
         outcome = run(
             argv,
@@ -237,20 +249,20 @@ def compare(
         )
         return outcome, {name: _content((cwd or Path()) / name) for name in outputs}
 
-    oracle, oracle_files = once(target, {})
+    oracle, oracle_files = once(target, tools or {}, {})
     if status is not None:
         assert oracle.status == status, f"the system's linker already fails: {argv!r}: {oracle}"
     if expect is not None:
-        assert oracle.stdout.decode() == expect
+        assert oracle.stdout.decode() == expect, f"the system's linker already differs: {oracle}"
     for name, content in oracle_files.items():
         assert content is not None, f"the system's linker already fails to write {name}: {oracle}"
-    result, files = once(image, {})
+    result, files = once(image, tool_images, {})
     assert_same(oracle, result, argv, clean)
     for name, content in oracle_files.items():
         assert files[name] == content, f"{argv!r} as {layout} image wrote another {name}"
     if "SPIDL_ORACLE_ONLY" in os.environ:  # XXX remove
         return oracle
-    verbose, _ = once(image, {"SPIDL_VERBOSE": "1"})
+    verbose, _ = once(image, tool_images, {"SPIDL_VERBOSE": "1"})
     if image_is_used:
         assert PLAIN_WAY not in verbose.stderr, f"the image was not used: {verbose}"
     else:
@@ -298,10 +310,8 @@ def default_images() -> Images:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     process.wait()
 
 

@@ -70,8 +70,11 @@ def test_symbolic_library_binds_to_itself(same: Same, workshop: Workshop, flag: 
 def versioned(workshop: Workshop) -> tuple[Path, Path, Path]:
     """A program linked with version 1, one linked with version 2, one linked without versions;
     all run with the library that has both."""
-    first = workshop.text("first.map", "V1 { answer; only_old; local: *; };")
-    both = workshop.text("both.map", "V1 { local: *; }; V2 { answer; self_check; } V1;")
+    first = workshop.text("first.map", "V1 { global: answer; only_old; local: *; };")
+    both = workshop.text(
+        "both.map",
+        "V1 { global: answer; only_old; local: *; }; V2 { global: answer; self_check; } V1;",
+    )
     soname = "-Wl,-h,libversions.so"
     name = "old/libversions.so"
     script = f"-Wl,--version-script={first}"
@@ -95,11 +98,11 @@ def test_versions(
 
 def test_missing_version_is_the_same_error(same: Same, workshop: Workshop) -> None:
     """ld.so refuses this program before it starts; so does its image, or the way it falls back."""
-    script = workshop.text("nine.map", "V9 { value; };")
+    script = workshop.text("nine.map", "V9 { global: value; };")
     flags = (f"-Wl,--version-script={script}", "-DVALUE=1", "-Wl,-h,libnine.so")
     workshop.library("nine/libnine.so", "value.c", flags=flags)
     program = workshop.program("needs-nine", "value_main.c", "nine/libnine.so")
-    script = workshop.text("eight.map", "V8 { value; };")
+    script = workshop.text("eight.map", "V8 { global: value; };")
     flags = (f"-Wl,--version-script={script}", "-DVALUE=1", "-Wl,-h,libnine.so")
     workshop.library("libnine.so", "value.c", flags=flags)
     from .harness import run, spidl
@@ -132,7 +135,7 @@ def test_copy_of_another_size_warns(same: Same, workshop: Workshop) -> None:
     grown = workshop.text("grown.c", "int grown[4] = {1, 2, 3, 4};")
     main = workshop.text(
         "size_main.c",
-        '#include <stdio.h>\nextern int grown[]; int main(void)'
+        "#include <stdio.h>\nextern int grown[]; int main(void)"
         ' { printf("%d %d\\n", grown[0], grown[1]); }',
     )
     workshop.library("small/libgrown.so", str(small), flags=("-Wl,-h,libgrown.so",))

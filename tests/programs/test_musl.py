@@ -26,7 +26,8 @@ def make(workshop: Workshop, name: str, flags: tuple[str, ...] = ()) -> Path:
     tls = ("-DPREFIX=gd", "-DSTART=10")
     workshop.library("libtls.so", "tls_lib.c", flags=tls, cc="musl-gcc")
     workshop.library("libcounter.so", "shared_counter.c", cc="musl-gcc")
-    workshop.library("libplugin.so", "plugin.c", "libcounter.so", cc="musl-gcc")
+    plain = ("-DNO_ARGUMENTS",)
+    workshop.library("libplugin.so", "plugin.c", "libcounter.so", flags=plain, cc="musl-gcc")
     return workshop.program(
         name, "musl_main.c", "libtls.so", "libcounter.so", flags=flags, cc="musl-gcc"
     )

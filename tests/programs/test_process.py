@@ -80,9 +80,7 @@ def test_huge_arguments_and_environment(same: Same, process: Path) -> None:
     same([str(process), "many", *arguments], env=env)
 
 
-def test_no_arguments_at_all(
-    layout: Layout, images: Images, workshop: Workshop
-) -> None:
+def test_no_arguments_at_all(layout: Layout, images: Images, workshop: Workshop) -> None:
     """execve with argc == 0: the kernel gives one empty argument (5.18 and later) or none."""
     helper = workshop.program("empty-argv", "empty_argv.c")
     program = workshop.program("env", "env_main.c")
@@ -92,7 +90,9 @@ def test_no_arguments_at_all(
     assert_same(oracle, run([str(helper), str(image)], env={"A": "1"}), ["env", "(argc 0)"])
 
 
-@pytest.mark.parametrize("behaviour", ["handlers", "timer", "segv", "overflow", "recursion", "jumps", "contexts"])
+@pytest.mark.parametrize(
+    "behaviour", ["handlers", "timer", "segv", "overflow", "recursion", "jumps", "contexts"]
+)
 def test_signals(same: Same, signals: Path, behaviour: str) -> None:
     same([str(signals), behaviour])
 

@@ -1,5 +1,6 @@
 """ELF files as values: bytes to tables and back.  Pure; knows nothing of linking."""
 
+from spidl.elf.build import Define, Relocate, Undefined, build_dso
 from spidl.elf.constants import (
     ADDRESS_LIMIT,
     DF,
@@ -105,17 +106,21 @@ __all__ = [
     "WORD",
     "XWORD",
     "Bytes",
+    "Define",
     "ElfFile",
     "Load",
     "Note",
     "Phdr",
     "R",
     "Reader",
+    "Relocate",
     "Table",
     "Tls",
+    "Undefined",
     "Version",
     "VersionDef",
     "VersionNeed",
+    "build_dso",
     "gnu_hash",
     "name_hash",
     "name_hashes",

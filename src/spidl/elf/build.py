@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from spidl.elf.constants import (
     DT,
-    EM_X86_64,
     ET,
     PAGE,
     PF,
@@ -22,9 +21,12 @@ from spidl.elf.constants import (
     R,
 )
 from spidl.elf.encode import (
+    Segment,
     Strings,
+    encoded,
     gnu_hash_table,
     gnu_sort_key,
+    pack_headers,
     relr_table,
     sysv_hash_table,
     verdef_table,
@@ -93,37 +95,7 @@ class _Symbol:
 
     @property
     def encoded(self) -> bytes:
-        return self.name.encode(errors="surrogateescape")
-
-
-@dataclass(slots=True)
-class _Segment:
-    """Bytes laid out one behind the other from a page boundary; places are file offsets."""
-
-    start: int
-    content: bytearray = field(default_factory=bytearray)
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.content)
-
-    @property
-    def next_page(self) -> int:
-        return -(-self.end // PAGE) * PAGE
-
-    def place(self, size: int, align: int = 8) -> int:
-        self.content += bytes(-self.end % align)
-        offset = self.end
-        self.content += bytes(size)
-        return offset
-
-    def put(self, content: bytes, align: int = 8) -> int:
-        offset = self.place(len(content), align)
-        self.write(offset, content)
-        return offset
-
-    def write(self, offset: int, content: bytes) -> None:
-        self.content[offset - self.start : offset - self.start + len(content)] = content
+        return encoded(self.name)
 
 
 class _Builder:
@@ -149,6 +121,11 @@ class _Builder:
 
     # Symbols and versions
 
+    @property
+    def version_count(self) -> int:
+        """The next free version index; 0 and 1 are local and global."""
+        return 2 + len(self.versions) + sum(len(names) for names in self.needs.values())
+
     def collect(self, absolute: Mapping[str, int], undefined: Iterable[Undefined | str]) -> None:
         """Fill the symbol table: undefined symbols first, then the hashed ones by bucket."""
         defined: list[_Symbol] = []
@@ -160,27 +137,24 @@ class _Builder:
             else:
                 number, hidden = 1, 0
             if key in absolute:
-                kind, other, section, size = STB.GLOBAL << 4, 0, SHN.ABS, 0
+                kind, other, section, size = STB.GLOBAL << 4, 0, int(SHN.ABS), 0
                 value = absolute[key]
             else:
                 define = self.defines[key]
                 kind, other = define.binding << 4 | define.type, define.visibility
                 section, size, value = _SECTION, len(define.content), 0
             defined.append(_Symbol(key, name, kind, other, number | hidden, section, value, size))
-        number = len(self.versions) + 2
         for item in undefined:
             need = Undefined(item) if isinstance(item, str) else item
             index = 1
             if need.version is not None:
                 names = self.needs.setdefault(need.file or "", {})
-                if need.version not in names:
-                    names[need.version] = number
-                    number += 1
-                index = names[need.version]
+                index = names.setdefault(need.version, self.version_count)
             kind = need.binding << 4 | need.type
             self.symbols.append(_Symbol(need.name, need.name, kind, 0, index, SHN.UNDEF))
         self.hashed_from = len(self.symbols)
-        defined.sort(key=lambda symbol: gnu_sort_key(symbol.encoded, len(defined)))
+        count = len(defined)
+        defined.sort(key=lambda symbol: gnu_sort_key(symbol.encoded, count))
         self.symbols += defined
         for symbol in self.symbols:
             self.strings.add(symbol.name)
@@ -197,9 +171,9 @@ class _Builder:
         versym = b"".join(struct.pack("<H", symbol.version) for symbol in self.symbols)
         gnu = gnu_hash_table(names[self.hashed_from :], self.hashed_from)
         versioned = bool(self.versions or self.needs)
-        self.head = _Segment(0)
+        self.head = Segment(0)
         self.head.place(EHDR.itemsize + phdrs * PHDR.itemsize)
-        self.interp_at = self.head.put(b"" if interp is None else interp.encode() + b"\0")
+        self.interp_at = self.head.put(b"" if interp is None else encoded(interp) + b"\0")
         for tag, content in {
             DT.GNU_HASH: gnu if hash_style in ("gnu", "both") else b"",
             DT.HASH: sysv_hash_table(names) if hash_style in ("sysv", "both") else b"",
@@ -216,13 +190,13 @@ class _Builder:
                 self.parts[tag] = self.head.put(content), len(content)
 
     def lay_out_text(self) -> None:
-        self.text = _Segment(self.head.next_page)
+        self.text = Segment(self.head.next_page)
         self._put(self.text, (STT.FUNC, STT.GNU_IFUNC))
         self.text.place(1)  # never empty
 
     def lay_out_data(self, init: Sequence[str], fini: Sequence[str], relro: bool) -> None:
         """The writable segment: dynamic section and arrays (RELRO), TLS image, variables."""
-        self.data = _Segment(self.text.next_page)
+        self.data = Segment(self.text.next_page)
         self.dynamic_at = self.data.place(16 * (len(self.entries) + 2 * len(DT)))
         for tag, names in ((DT.INIT_ARRAY, init), (DT.FINI_ARRAY, fini)):
             if names:
@@ -234,7 +208,7 @@ class _Builder:
         self._put(self.data, tuple(STT))
         self.data.place(1)
 
-    def _put(self, segment: _Segment, types: tuple[STT, ...]) -> None:
+    def _put(self, segment: Segment, types: tuple[STT, ...]) -> None:
         for key, define in self.defines.items():
             if define.type in types and key not in self.addresses:
                 self.addresses[key] = self.base + segment.put(define.content, define.align)
@@ -323,7 +297,7 @@ class _Builder:
         rows: list[tuple[int, int, int, int, int]] = []  # type, flags, offset, size, align
         if interp is not None:
             rows.append((PT.PHDR, PF.R, EHDR.itemsize, size - EHDR.itemsize, 8))
-            rows.append((PT.INTERP, PF.R, self.interp_at, len(interp.encode()) + 1, 1))
+            rows.append((PT.INTERP, PF.R, self.interp_at, len(encoded(interp)) + 1, 1))
         rows += [
             (PT.LOAD, PF.R, 0, self.head.end, PAGE),
             (PT.LOAD, PF.R | PF.X, self.text.start, len(self.text.content), PAGE),
@@ -336,17 +310,7 @@ class _Builder:
             start = self.data.start
             rows.append((PT.GNU_RELRO, PF.R, start, self.relro_end - start, 1))
         rows.append((PT.GNU_STACK, stack, 0, 0, 16))
-        ident = b"\x7fELF\x02\x01\x01" + bytes(9)
-        packed = struct.pack(
-            "<16s2HI3QI6H",
-            ident, type, EM_X86_64, 1, entry, EHDR.itemsize, 0, 0,
-            EHDR.itemsize, PHDR.itemsize, len(rows), 64, 0, 0,
-        )  # fmt: skip
-        for kind, flags, offset, length, align in rows:
-            address = self.base + offset if length else 0
-            packed += struct.pack(
-                "<2I6Q", kind, flags, offset, address, address, length, length, align
-            )
+        packed = pack_headers(type, entry, self.base, rows)
         assert len(packed) <= size, "room for every program header was given"
         self.head.write(0, packed)
         file = bytearray(self.data.end)
@@ -412,10 +376,13 @@ def build_dso(
     for tag, value in (*names, *tags):
         number = builder.strings.add(value) if isinstance(value, str) else value
         builder.entries.append((tag, number))
+    if relr and "libc.so.6" in builder.needs:
+        # glibc (elf/dl-version.c) wants this of objects that could run on an older one.
+        builder.needs["libc.so.6"].setdefault("GLIBC_ABI_DT_RELR", builder.version_count)
     kept = [item for item in relocations if item.type != R.PC32]
     plt = sum(item.plt for item in kept)
     rows = [len(kept) - plt + len(init) + len(fini), plt, len(relr)]
-    phdrs = 8  # the most there can be
+    phdrs = 9  # the most there can be
     builder.lay_out_head(soname, hash_style, phdrs, interp, rows)
     builder.lay_out_text()
     builder.lay_out_data(init, fini, relro)

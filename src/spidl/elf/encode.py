@@ -6,8 +6,23 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from spidl.elf.constants import VER_FLG_BASE
+from spidl.elf.constants import (
+    ELFCLASS64,
+    ELFDATA2LSB,
+    ELFMAG,
+    EM_X86_64,
+    ET,
+    EV_CURRENT,
+    PAGE,
+    VER_FLG_BASE,
+)
 from spidl.elf.hashes import gnu_hash, sysv_hash
+from spidl.elf.tables import EHDR, PHDR
+
+
+def encoded(text: str) -> bytes:
+    """A name as the bytes it was read from."""
+    return text.encode(errors="surrogateescape")
 
 
 @dataclass(slots=True)
@@ -21,8 +36,38 @@ class Strings:
         """The offset of a string, in bytes."""
         if text not in self.offsets:
             self.offsets[text] = len(self.content)
-            self.content += text.encode(errors="surrogateescape") + b"\0"
+            self.content += encoded(text) + b"\0"
         return self.offsets[text]
+
+
+@dataclass(slots=True)
+class Segment:
+    """Bytes laid out one behind the other from a page boundary; places are file offsets."""
+
+    start: int
+    content: bytearray = field(default_factory=bytearray)
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.content)
+
+    @property
+    def next_page(self) -> int:
+        return -(-self.end // PAGE) * PAGE
+
+    def place(self, size: int, align: int = 8) -> int:
+        self.content += bytes(-self.end % align)
+        offset = self.end
+        self.content += bytes(size)
+        return offset
+
+    def put(self, content: bytes, align: int = 8) -> int:
+        offset = self.place(len(content), align)
+        self.write(offset, content)
+        return offset
+
+    def write(self, offset: int, content: bytes) -> None:
+        self.content[offset - self.start : offset - self.start + len(content)] = content
 
 
 def gnu_sort_key(name: bytes, count: int) -> int:
@@ -75,7 +120,7 @@ def verdef_table(strings: Strings, base: str, versions: Sequence[str]) -> bytes:
         table += struct.pack(
             "<4H3I2I",
             1, VER_FLG_BASE if index == 1 else 0, index, 1,
-            sysv_hash(name.encode()), 20, 28 if index < len(names) else 0,
+            sysv_hash(encoded(name)), 20, 28 if index < len(names) else 0,
             strings.add(name), 0,
         )  # fmt: skip
     return table
@@ -93,7 +138,7 @@ def verneed_table(strings: Strings, needs: dict[str, dict[str, int]]) -> bytes:
         for place, (name, index) in enumerate(versions.items(), 1):
             table += struct.pack(
                 "<I2H2I",
-                sysv_hash(name.encode()), 0, index,
+                sysv_hash(encoded(name)), 0, index,
                 strings.add(name), 16 if place < len(versions) else 0,
             )  # fmt: skip
     return table
@@ -113,3 +158,22 @@ def relr_table(addresses: Sequence[int]) -> bytes:
             entries.append(bitmap)
             at += 63 * 8
     return struct.pack(f"<{len(entries)}Q", *entries)
+
+
+def pack_headers(
+    type: ET, entry: int, base: int, rows: Sequence[tuple[int, int, int, int, int]]
+) -> bytes:
+    """The ELF header and, right behind it, program headers of (type, flags, offset, size, align).
+
+    Addresses are ``base`` + offset; a segment of size 0 has no address.
+    """
+    ident = ELFMAG + bytes([ELFCLASS64, ELFDATA2LSB, EV_CURRENT]) + bytes(9)
+    packed = struct.pack(
+        "<16s2HI3QI6H",
+        ident, type, EM_X86_64, EV_CURRENT, entry, EHDR.itemsize, 0, 0,
+        EHDR.itemsize, PHDR.itemsize, len(rows), 64, 0, 0,
+    )  # fmt: skip
+    for kind, flags, offset, size, align in rows:
+        address = base + offset if size else 0
+        packed += struct.pack("<2I6Q", kind, flags, offset, address, address, size, size, align)
+    return packed

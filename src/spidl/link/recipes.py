@@ -49,6 +49,12 @@ class Batch:
         return self.bindings.value[self.row]
 
     @property
+    def T(self) -> U64:  # noqa: N802  (like the psABI's letters)
+        """Offsets of TLS symbols in their segment; 0 for the segment itself (symbol 0)."""
+        segment = self.bindings.requests.symbol[self.row] == 0
+        return np.where(segment, np.uint64(0), self.S)
+
+    @property
     def Z(self) -> U64:  # noqa: N802  (the psABI's letter)
         return self.bindings.size[self.row]
 

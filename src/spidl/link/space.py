@@ -126,12 +126,16 @@ class Deferred:
 
 @dataclass(slots=True)
 class CopyRun:
-    """Bytes written in one piece (COPY relocations, patches)."""
+    """Bytes written in one piece (COPY relocations, patches).
+
+    ``origin`` is the run-time address that they were copied from, 0 for a module's own bytes,
+    which may differ from what the system's linker would write.
+    """
 
     address: int
     content: U8
     by: Provenance
-    owned: bool
+    origin: int
 
 
 class AddressSpace:
@@ -212,12 +216,14 @@ class AddressSpace:
 
     def patch(self, address: int, content: bytes, by: Provenance) -> None:
         """Write bytes that the module owns: they may differ from what ld.so would write."""
-        self.copy(address, np.frombuffer(content, np.uint8), by, owned=True)
-
-    def copy(self, address: int, content: U8, by: Provenance, *, owned: bool = False) -> None:
-        """Write bytes in one piece."""
         self._check("writes", by, "writes memory")
-        self.writes.append(CopyRun(address, content, by, owned))
+        self.writes.append(CopyRun(address, np.frombuffer(content, np.uint8), by, 0))
+
+    def copy(self, address: int, origin: int, size: int, by: Provenance) -> None:
+        """Copy bytes, as a COPY relocation does."""
+        self._check("writes", by, "writes memory")
+        content = self.memory.read_bytes(origin, size)
+        self.writes.append(CopyRun(address, content, by, origin))
 
     def defer(self, addresses: U64, functions: U64, by: Provenance, reason: str) -> None:
         """Leave words to the running process."""

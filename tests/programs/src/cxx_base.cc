@@ -11,7 +11,9 @@ Failure::~Failure() {}
 Shape *make_circle() { return new Circle; }
 void throw_special(int code) { throw Special("from the base library", code); }
 
+namespace {
 struct Announcer {
   Announcer() { std::puts("base library constructed"); }
   ~Announcer() { std::puts("base library destroyed"); }
 } announcer;
+}  // namespace

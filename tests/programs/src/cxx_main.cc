@@ -132,7 +132,8 @@ static int uncaught(int, char **) { throw_special(1); return 0; }
 
 static int new_handler(int, char **) {
   try {
-    std::unique_ptr<char[]> huge(new char[(size_t)1 << 62]);
+    volatile size_t size = (size_t)1 << 62;
+    std::unique_ptr<char[]> huge(new char[size]);
     FACT("allocated %d", huge != nullptr);
   } catch (const std::bad_alloc &failure) {
     FACT("%s", failure.what());

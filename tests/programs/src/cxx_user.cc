@@ -10,6 +10,10 @@ struct Guard {
   int code;
   ~Guard() { std::printf("unwound %d\n", code); }
 };
+struct Announcer {
+  Announcer() { std::puts("user library constructed"); }
+  ~Announcer() { std::puts("user library destroyed"); }
+} announcer;
 }  // namespace
 
 Shape *make_square() { return new Square; }
@@ -22,9 +26,3 @@ void call_through(void (*function)(int), int code) {
 
 bool library_sees_round(Shape *shape) { return dynamic_cast<Round *>(shape) != nullptr; }
 int bump_registry() { return ++Registry<Shape>::count; }
-
-struct Announcer {
-  Announcer() { std::puts("user library constructed"); }
-  ~Announcer() { std::puts("user library destroyed"); }
-};
-static Announcer announcer;

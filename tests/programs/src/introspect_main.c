@@ -97,7 +97,8 @@ static int addresses(int argc, char **argv) {
 static int next(int argc, char **argv) {
   (void)argc, (void)argv;
   FACT("interposed %d", interposed());
-  FACT("wrapped libc function %d, calls %d", (int)getppid(), wrapped_calls());
+  FACT("wrapped libc function %d", (int)getppid());
+  FACT("calls %d", wrapped_calls());
   FACT("default finds the first: %d", dlsym(RTLD_DEFAULT, "interposed") == (void *)interposed);
   FACT("next from main differs or not: %d", dlsym(RTLD_NEXT, "interposed") == (void *)interposed);
   return 0;

@@ -43,10 +43,12 @@ static int library(int argc, char **argv) {
   void *plugin = dlopen("libplugin.so", RTLD_NOW);
   if (!plugin) return FACT("%s", dlerror()), 1;
   FACT("shared %d", ((int (*)(void))dlsym(plugin, "plugin_next"))());
-  FACT("close %d, own symbol %d", dlclose(plugin), dlsym(RTLD_DEFAULT, "counter_next") != NULL);
+  FACT("close %d", dlclose(plugin));
+  FACT("own symbol %d", dlsym(RTLD_DEFAULT, "counter_next") != NULL);
   FACT("absent %d", dlopen("libabsent.so", RTLD_NOW) == NULL);
   Dl_info info;
-  FACT("dladdr %d %s", dladdr((void *)counter_next, &info), base_name(info.dli_fname));
+  FACT("dladdr %d", dladdr((void *)counter_next, &info));
+  FACT("found in %s", base_name(info.dli_fname));
   return 0;
 }
 

@@ -1,15 +1,14 @@
 /* Announces construction and destruction; built many times with another NAME. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define TEXT_(x) #x
 #define TEXT(x) TEXT_(x)
 
-extern char **environ;
-
 __attribute__((constructor)) static void construct(int argc, char **argv, char **envp) {
   printf(TEXT(NAME) " constructed, argc %d, argv %d, envp %d\n", argc, argv && argv[0] && !argv[argc],
-         envp == environ);
+         envp && (!envp[0] || strchr(envp[0], '=') != NULL));
 }
 __attribute__((constructor(200))) static void early(void) { puts(TEXT(NAME) " constructor 200"); }
 __attribute__((constructor(300))) static void later(void) { puts(TEXT(NAME) " constructor 300"); }
@@ -22,7 +21,8 @@ __attribute__((constructor)) static void registers(void) { atexit(at_exit); }
 
 #ifdef PROGRAM
 static void preinit(int argc, char **argv, char **envp) {
-  printf("preinit, argc %d, argv %d, envp %d\n", argc, argv && argv[0], envp == environ);
+  printf("preinit, argc %d, argv %d, envp %d\n", argc, argv && argv[0],
+         envp && (!envp[0] || strchr(envp[0], '=') != NULL));
 }
 __attribute__((section(".preinit_array"), used)) static void (*entry)(int, char **, char **) = preinit;
 int main(void) { return puts("main"), 0; }

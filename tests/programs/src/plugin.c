@@ -15,9 +15,13 @@ int plugin_has_provider(void) { return provided_later ? provided_later() : -1; }
 
 static void at_exit(void) { puts("plug-in's atexit"); }
 
+#ifdef NO_ARGUMENTS /* musl calls constructors without any */
+__attribute__((constructor)) static void construct(void) { atexit(at_exit); }
+#else
 __attribute__((constructor)) static void construct(int argc, char **argv, char **envp) {
   printf("plug-in constructed: argc %d, argv[argc] null %d, environment %d\n", argc, !argv[argc],
          envp != NULL);
   atexit(at_exit);
 }
+#endif
 __attribute__((destructor)) static void destruct(void) { puts("plug-in destroyed"); }

@@ -94,9 +94,9 @@ static int spawns(int argc, char **argv) {
   pid_t child;
   char *command[] = {(char *)"sh", (char *)"-c", (char *)"echo spawned; exit 8", NULL};
   fflush(stdout);
-  FACT("posix_spawnp %d", posix_spawnp(&child, "sh", NULL, NULL, command, environ));
-  fflush(stdout);
+  int result = posix_spawnp(&child, "sh", NULL, NULL, command, environ);
   reap("spawned", child);
+  FACT("posix_spawnp %d", result);
   FACT("no such program: %d", posix_spawn(&child, "/nonexistent", NULL, NULL, command, environ));
   return 0;
 }
@@ -134,14 +134,16 @@ static int own_executable(int argc, char **argv) {
   return 0;
 }
 
+static int announced;
 static void first(void) { FACT("registered first"); }
 static void second(void) { FACT("registered second"); }
 static void with_status(int status, void *text) { FACT("on_exit %d %s", status, (char *)text); }
-__attribute__((destructor)) static void last(void) { puts("destructor"); }
-__attribute__((destructor(200))) static void very_last(void) { puts("destructor 200"); }
+__attribute__((destructor)) static void last(void) { if (announced) puts("destructor"); }
+__attribute__((destructor(200))) static void very_last(void) { if (announced) puts("destructor 200"); }
 
 static int exits(int argc, char **argv) {
   (void)argc, (void)argv;
+  announced = 1;
   atexit(first);
   atexit(second);
   on_exit(with_status, (void *)"argument");

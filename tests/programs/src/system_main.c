@@ -146,10 +146,12 @@ static int patterns(int argc, char **argv) {
   regex_t regex;
   regmatch_t match[2];
   regcomp(&regex, "l(in+)k", REG_EXTENDED);
-  FACT("regex %d %d", regexec(&regex, "a linnker", 2, match, 0), (int)match[1].rm_so);
+  FACT("regex %d", regexec(&regex, "a linnker", 2, match, 0));
+  FACT("at %d", (int)match[1].rm_so);
   FACT("fnmatch %d %d", fnmatch("*.so.?", "libc.so.6", 0), fnmatch("*.a", "libc.so.6", 0));
   glob_t found;
-  FACT("glob %d %s", glob("/etc/pass*d", 0, NULL, &found), found.gl_pathv[0]);
+  FACT("glob %d", glob("/etc/pass*d", 0, NULL, &found));
+  FACT("found %s", found.gl_pathv[0]);
   FACT("%d %s", isalpha('a') != 0, strerror(2));
   FACT("getopt index %d", optind);
   return 0;

@@ -97,7 +97,8 @@ static int late_library(int argc, char **argv) {
   pthread_t thread;
   pthread_create(&thread, NULL, use_late, (void *)sum);
   pthread_join(thread, NULL);
-  FACT("main: late sum %d, close %d", sum(), dlclose(library));
+  FACT("main: late sum %d", sum());
+  FACT("close %d", dlclose(library));
   show("main");
   return 0;
 }

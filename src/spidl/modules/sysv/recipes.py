@@ -47,12 +47,12 @@ def _tls_module(batch: Batch) -> list[Words]:
 
 
 def _tls_offset(batch: Batch) -> list[Words]:
-    return [Words(batch.P, batch.S + batch.A)]
+    return [Words(batch.P, batch.T + batch.A)]
 
 
 def _thread_offset(batch: Batch) -> list[Words]:
     offsets = batch.of_provider(lambda dso: dso.tls.offset if dso.tls else 0)
-    return [Words(batch.P, batch.S + batch.A - offsets)]
+    return [Words(batch.P, batch.T + batch.A - offsets)]
 
 
 def _tls_descriptor(batch: Batch) -> list[Words]:
@@ -63,7 +63,7 @@ def _tls_descriptor(batch: Batch) -> list[Words]:
     offsets = batch.of_provider(lambda dso: dso.tls.offset if dso.tls else 0)
     everything = np.ones(len(batch.P), np.bool_)
     function = Words(batch.P, np.zeros(len(batch.P), np.uint64), everything, None, "TLS descriptor")
-    return [function, Words(batch.P + np.uint64(8), batch.S + batch.A - offsets)]
+    return [function, Words(batch.P + np.uint64(8), batch.T + batch.A - offsets)]
 
 
 def _checked(batch: Batch, values: U64, bad: npt.NDArray[np.bool_]) -> U64:

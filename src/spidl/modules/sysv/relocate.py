@@ -215,6 +215,7 @@ def copy_objects(link: Link) -> None:
                     place=Place(dso.path, "DT_RELA"),
                     help="build the program again with the library that is installed",
                 )
-            content = link.space.memory.read_bytes(int(bindings.value[row]), min(size, source_size))
             for place in places:
-                link.space.copy(int(place) + dso.bias, content, link.by)
+                link.space.copy(
+                    int(place) + dso.bias, int(bindings.value[row]), min(size, source_size), link.by
+                )

@@ -53,9 +53,6 @@ _CODE = bytes.fromhex(
     "0f05"  # syscall
     "0f0b"  # ud2
 )
-_DROPPED = frozenset(
-    {signal.SIGTRAP, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
-)
 
 
 def _high(descriptor: int) -> int:
@@ -124,12 +121,12 @@ class Child:
 
     @staticmethod
     def signal_to_pass(status: int) -> int:
-        """The signal that this stop withholds from the program, or 0 if it is none to pass on.
+        """The signal to deliver when the child goes on from this stop, or 0.
 
-        A stopped program would never come to the breakpoint: stop signals are dropped.
+        Traps are the tracer's.  A stop signal stops the child once more, to be resumed likewise.
         """
         number = os.WSTOPSIG(status)
-        return 0 if number in _DROPPED or status >> 16 or number & ptrace.SYSCALL_STOP else number
+        return 0 if number & ~ptrace.SYSCALL_STOP == signal.SIGTRAP else number
 
     def printed(self) -> tuple[str, ...]:
         """What the program wrote to stdout and stderr, as notes."""

@@ -1,0 +1,299 @@
+"""Adopting the run-time linker's state: plan the runs, compare them, keep what is constant.
+
+The program is started a few times under ptrace on the addresses that the load phase chose and
+stopped when its linker has finished and no constructor has run.  What is equal in all runs is part
+of the image; words that follow the stack, the vDSO and the like are written by boot.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spidl.diagnostics import LinkError, Place, Refusal
+from spidl.link.actions import Anchor, Protection, SetThread, ThreadCall, Word
+from spidl.link.dso import Dso
+from spidl.link.link import Link
+from spidl.link.memory import U64, Memory
+from spidl.link.runtime import Runtime
+from spidl.link.space import page_up
+from spidl.targets.exec.capture import capture
+from spidl.targets.exec.differ import Unexplained, differing, explain, memory_of, same_shape
+from spidl.targets.exec.oracle import compare
+from spidl.targets.exec.snapshot import CapturePlan, Placement, Snapshot
+
+_PADDING = ({"A": "1"}, {"B": "x" * 700, "C": "", "D": "yy"}, {"E": "z" * 45, "F": "0"})
+_ARGUMENTS = ((), ("one",), ("two", "3"))
+_STACKS = (8 << 20, 9 << 20, 12 << 20)
+"""Each run has another environment, argument count and stack limit, so that words which follow
+one of them show it."""
+_ARENA_GAP = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adopted:
+    """The state to start from: memory as it must be, words for boot to write, set-up calls."""
+
+    snapshot: Snapshot
+    memory: Memory
+    words: tuple[Word, ...]
+    calls: tuple[SetThread, ...]
+
+
+def adopt(link: Link, runtime: Runtime) -> Adopted:
+    """Capture, compare, merge.  Raises `LinkError` and `Refusal` ``adopt/...``."""
+    with tempfile.TemporaryDirectory(prefix="spidl-") as folder:
+        plans = _plans(link, runtime, Path(folder))
+        first, second = capture(plans[0]), capture(plans[1])
+        _check_objects(link, first)
+        slots_bound = runtime.now_variable is None or not _lazy_slots(link)
+        third = capture(plans[2] if slots_bound else plans[3])
+    runs = (first, second, third)
+    if not same_shape(runs):
+        raise Refusal(
+            "adopt/unstable",
+            f"{link.root.name} maps other memory in each start",
+            place=Place(link.root.path),
+            help="a library decides at load time what to map; it is left to ld.so",
+        )
+    memories = [memory_of(run) for run in runs]
+    compare(link, runtime.linker, memories[2], slots_bound=slots_bound)
+    memory = memories[0].copy()
+    link.space.apply(memory)
+    words = _deferred_words(link, memory, memories, runs, slots_bound=slots_bound)
+    written = _written(link)
+    _restore_linker(link, runtime, memory, memories[0])
+    words += _start_words(link, runtime, memory, runs, memories, written)
+    calls = tuple(
+        SetThread(record.call, record.arguments)
+        for record in first.calls
+        if record.call is not ThreadCall.ARCH_PRCTL or record.arguments[0] == _ARCH_SET_FS
+    )
+    return Adopted(first, memory, tuple(sorted(words, key=lambda w: w.address)), calls)
+
+
+_ARCH_SET_FS = 0x1002
+
+
+def _plans(link: Link, runtime: Runtime, folder: Path) -> list[CapturePlan]:
+    """Two lazy runs, one with every slot bound, and a third lazy one in its place."""
+    root = link.root
+    placements = {dso.number: _placement(dso) for dso in link.objects if dso.identity is not None}
+    steering = dict(link.environment.steering)
+    _show_added(link, folder, steering, placements)
+    linker = placements.pop(runtime.linker.number)
+    main = placements.pop(root.number)
+    assert root.file.phdr_vaddr is not None, "main programs map their headers"
+    plans = []
+    for i, now in ((0, False), (1, False), (2, True), (2, False)):
+        variables = {**_PADDING[i], **steering}
+        if now and runtime.now_variable is not None:
+            variables[runtime.now_variable] = "1"
+        plans.append(
+            CapturePlan(
+                program=root.path,
+                arguments=(root.path, *_ARGUMENTS[i]),
+                environment=variables,
+                main=main,
+                interpreter=linker,
+                libraries=tuple(placements.values()),
+                stop=runtime.stop,
+                arena=page_up(link.space.top) + _ARENA_GAP,
+                entry=root.bias + root.file.entry,
+                phdr=root.bias + root.file.phdr_vaddr,
+                base=runtime.linker.start,
+                stack_limit=_STACKS[i],
+                deny_brk=runtime.deny_brk,
+            )
+        )
+    return plans
+
+
+def _placement(dso: Dso) -> Placement:
+    assert dso.identity is not None
+    align = max(segment.align for segment in dso.file.loads)
+    return Placement(dso.path, dso.identity.device, dso.identity.inode, dso.bias, dso.start,
+                     dso.end - dso.start, align)  # fmt: skip
+
+
+def _show_added(
+    link: Link, folder: Path, steering: dict[str, str], placements: dict[int, Placement]
+) -> None:
+    """Show the run-time linker what modules added: it loads those objects as preloads."""
+    added: list[str] = []
+    for dso in link.objects:
+        if dso.made_by is None or dso.because in ("LD_PRELOAD", "/etc/ld.so.preload"):
+            continue
+        path = dso.path
+        if dso.identity is None:
+            file = folder / Path(dso.name).name
+            file.write_bytes(dso.file.data.tobytes())
+            path, stat = str(file), file.stat()
+            align = max(segment.align for segment in dso.file.loads)
+            placements[dso.number] = Placement(path, stat.st_dev, stat.st_ino, dso.bias, dso.start,
+                                               dso.end - dso.start, align)  # fmt: skip
+        added.append(path)
+    if added:
+        present = steering.get("LD_PRELOAD")
+        steering["LD_PRELOAD"] = ":".join([*([present] if present else []), *added])
+
+
+def _check_objects(link: Link, snapshot: Snapshot) -> None:
+    """The run-time linker must have loaded what we collected, nothing more or less."""
+    if snapshot.unexpected:
+        raise LinkError(
+            "adopt/other-objects",
+            f"the system's linker also loads {', '.join(snapshot.unexpected)}",
+            place=Place(link.root.path),
+            help="please report this program: Spidl does not find a library that ld.so finds",
+        )
+    mapped = {(vma.device, vma.inode) for vma in snapshot.vmas}
+    for dso in link.objects:
+        identity = dso.identity
+        if identity is not None and (identity.device, identity.inode) not in mapped:
+            raise LinkError(
+                "adopt/other-objects",
+                f"the system's linker does not load {dso.path}",
+                place=Place(link.root.path),
+                notes=(f"needed because: {dso.because}; {dso.found}",),
+                help="please report this program: ld.so finds another library than Spidl does",
+            )
+
+
+def _lazy_slots(link: Link) -> bool:
+    """Whether a PLT symbol is undefined, so that binding every slot at start would fail."""
+    return any(
+        bool(((b.provider < 0) & ~b.weak_or_answered & (b.requests.lookup == 1)).any())
+        for b in link.bindings
+    )
+
+
+def _deferred_words(
+    link: Link,
+    memory: Memory,
+    memories: list[Memory],
+    runs: tuple[Snapshot, ...],
+    *,
+    slots_bound: bool,
+) -> list[Word]:
+    """Words that only the running process knows: take them from the run with bound slots.
+
+    IFUNC resolvers may answer with a function of the vDSO, which moves with each start.
+    """
+    words: list[Word] = []
+    for deferred in link.space.deferred:
+        addresses = deferred.addresses
+        values = memories[2].read_words(addresses)
+        if not slots_bound and deferred.reason == "IFUNC":
+            values = memories[0].read_words(addresses)
+        anchors = runs[2].anchors
+        in_vdso = (values >= np.uint64(anchors.vdso)) & (values < np.uint64(anchors.vdso_end))
+        if anchors.vdso and in_vdso.any():
+            words += [
+                Word(int(address), Anchor.VDSO, int(value) - anchors.vdso)
+                for address, value in zip(addresses[in_vdso], values[in_vdso], strict=True)
+            ]
+        memory.write_words(addresses, values)
+    return words
+
+
+def _written(link: Link) -> U64:
+    """Every address that our passes wrote, and those that they left to the process."""
+    parts = [w.addresses & np.uint64(2**64 - 8) for w in link.space.writes
+             if hasattr(w, "addresses")]  # fmt: skip
+    parts += [d.addresses for d in link.space.deferred]
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+
+def _restore_linker(link: Link, runtime: Runtime, memory: Memory, lazy: Memory) -> None:
+    """The run-time linker's own memory, and copies of its data, stay as it left them."""
+    linker = runtime.linker
+    for (start, data), (_, original) in zip(memory.blocks, lazy.blocks, strict=True):
+        if linker.start <= start < linker.end:
+            data[:] = original
+    for write in link.space.writes:
+        if not hasattr(write, "addresses") and write.origin:
+            content = lazy.read_bytes(write.address, len(write.content))
+            memory.write_bytes(write.address, content)
+
+
+def _start_words(
+    link: Link,
+    runtime: Runtime,
+    memory: Memory,
+    runs: tuple[Snapshot, ...],
+    memories: list[Memory],
+    written: U64,
+) -> list[Word]:
+    """Words that follow an anchor; Refusal ``adopt/unexplained`` for any that follows none."""
+    rseq = [(r.arguments[0], r.arguments[1]) for r in runs[0].calls if r.call is ThreadCall.RSEQ]
+    for address, size in rseq:
+        _reset_rseq(memory, address, size)
+    addresses = differing(memories)
+    own = (addresses >= np.uint64(runtime.linker.start)) & (addresses < np.uint64(runtime.linker.end))
+    addresses = addresses[own | ~np.isin(addresses, written)]
+    values = [m.read_words(addresses) for m in memories]
+    anchors = [run.anchors for run in runs]
+    words: list[Word] = []
+    unexplained: list[Unexplained] = []
+    for row, address in enumerate(addresses.tolist()):
+        if any(start <= address < start + size for start, size in rseq):
+            continue
+        column = [int(v[row]) for v in values]
+        found = explain(address, column, anchors)
+        if found is None and column[0] == column[1]:
+            continue  # the third run binds slots at once; the lazy runs agree
+        if found is None:
+            found = explain(address, column[:2], anchors[:2])
+        if found is None:
+            unexplained.append(Unexplained(address, tuple(column)))
+        else:
+            words += found
+    unexplained = [u for u in unexplained if not _is_clock(u, runtime)]
+    if unexplained:
+        raise _refuse(link, unexplained)
+    return words
+
+
+def _is_clock(word: Unexplained, runtime: Runtime) -> bool:
+    """Whether a word of the linker's own data is a time-stamp counter or a span of one.
+
+    glibc's rtld.c measures its own start (for LD_DEBUG=statistics) with rdtsc, and nothing reads
+    those words later.  Counters grow from run to run; spans are far below a second's cycles.
+    """
+    if not runtime.linker.start <= word.address < runtime.linker.end:
+        return False
+    a, b, c = word.values
+    growing = a < b < c and c - a < 1 << 40
+    short = all(0 < value < 1 << 36 for value in word.values)
+    return growing or short
+
+
+def _reset_rseq(memory: Memory, address: int, size: int) -> None:
+    """A fresh struct rseq: cpu_id is RSEQ_CPU_ID_UNINITIALIZED until the kernel has it (rseq(2))."""
+    memory.write_bytes(address, np.zeros(min(size, 32), np.uint8))
+    memory.write_words(np.array([address + 4], np.uint64), np.array([2**32 - 1], np.uint64), 4)
+
+
+def _refuse(link: Link, unexplained: list[Unexplained]) -> Refusal:
+    notes = []
+    for word in unexplained[:5]:
+        where = next((d for d in link.objects if d.start <= word.address < d.end), None)
+        inside = "the linker's heap" if where is None else f"{where.name}+{word.address - where.bias:#x}"
+        notes.append(f"{word.address:#x} ({inside}): {', '.join(f'{v:#x}' for v in word.values)}")
+    return Refusal(
+        "adopt/unexplained",
+        f"{len(unexplained)} words of {link.root.name} differ in each start for no known reason",
+        place=Place(link.root.path),
+        notes=tuple(notes),
+        help="an image could be wrong, so the program starts the plain way; please report it",
+    )
+
+
+def protections(snapshot: Snapshot) -> dict[int, Protection]:
+    """Final permission of each private region, by address."""
+    by_start = {vma.start: vma.protection for vma in snapshot.vmas}
+    return {region.address: by_start[region.address] for region in snapshot.regions}

@@ -1,0 +1,76 @@
+"""Making /proc/self/exe name the program and not its image.
+
+The kernel's link cannot be changed while the image is mapped.  So in objects that mention it, GOT
+slots of functions that take a path go through a thunk to one of boot's shims, which puts the
+program's path in its place (boot/shims.S).  Raw system calls and other objects are not covered.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from spidl.elf import PF, R, name_hash
+from spidl.link.dso import Dso
+from spidl.link.link import Link
+from spidl.link.memory import U64, Memory
+from spidl.targets.exec.boot import BootCode
+
+_NAME = b"/proc/self/exe"
+_SLOTS = (R.JUMP_SLOT, R.GLOB_DAT, R.R64)
+
+
+def answer_for_program(
+    link: Link, memory: Memory, at: int, boot: BootCode, boot_at: int
+) -> bytes:
+    """Redirect the slots in ``memory``; gives the thunks and the path, to be mapped at ``at``."""
+    path = os.path.realpath(link.root.path).encode(errors="surrogateescape") + b"\0"
+    code = bytearray(path.ljust((len(path) + 15) & -16, b"\0"))
+    thunks: dict[tuple[str, int], int] = {}
+    names = {name_hash(name.encode()): name for name in boot.shims}
+    for dso in link.objects:
+        if not _mentions(dso):
+            continue
+        for name, addresses in _slots(dso, names):
+            for address, real in zip(addresses, memory.read_words(addresses), strict=True):
+                key = (name, int(real))
+                if key not in thunks:
+                    thunks[key] = at + len(code)
+                    code += _thunk(int(real), at, boot_at + boot.shims[name], at + len(code))
+                one = np.array([address], np.uint64)
+                memory.write_words(one, np.array([thunks[key]], np.uint64))
+    return bytes(code) if thunks else b""
+
+
+def _mentions(dso: Dso) -> bool:
+    """Whether an object's constant data has the string."""
+    return any(
+        _NAME in dso.file.data[load.offset : load.offset + load.filesz].tobytes()
+        for load in dso.file.loads
+        if not load.flags & PF.W
+    )
+
+
+def _slots(dso: Dso, names: dict[int, str]) -> list[tuple[str, U64]]:
+    """(function, slot addresses) for each function that has a shim."""
+    wanted = np.array(sorted(names), np.uint64)
+    symbols = np.flatnonzero(
+        np.isin(dso.file.name_hashes, wanted) & (dso.file.symbols["st_shndx"] == 0)
+    )
+    found = []
+    for symbol in symbols:
+        name = names[int(dso.file.name_hashes[symbol])]
+        for table in (dso.file.rela, dso.file.jmprel):
+            rows = (table["r_sym"] == symbol) & np.isin(table["r_type"], _SLOTS)
+            if rows.any():
+                addresses = table["r_offset"][rows].astype(np.uint64) + np.uint64(dso.bias)
+                found.append((name, addresses))
+    return found
+
+
+def _thunk(real: int, path: int, shim: int, here: int) -> bytes:
+    """``mov r10, real; mov r11, path; jmp shim``."""
+    loads = b"\x49\xba" + real.to_bytes(8, "little") + b"\x49\xbb" + path.to_bytes(8, "little")
+    jump = b"\xe9" + (shim - (here + len(loads) + 5)).to_bytes(4, "little", signed=True)
+    return loads + jump

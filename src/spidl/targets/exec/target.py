@@ -1,0 +1,248 @@
+"""From a finished link to a linked image: adopt the run-time linker, or start directly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from enum import Enum
+
+import numpy as np
+
+from spidl.diagnostics import Place, Refusal
+from spidl.link.actions import (
+    Action,
+    CheckAuxv,
+    FileIdentity,
+    Identity,
+    MapFile,
+    Patch,
+    Protect,
+    Protection,
+    Segment,
+    Word,
+)
+from spidl.link.image import LinkedImage, Pages
+from spidl.link.link import Link
+from spidl.link.memory import U8, Memory
+from spidl.link.runtime import RUNTIME
+from spidl.link.space import PAGE, page_up
+from spidl.targets.exec.adopt import Adopted, adopt
+from spidl.targets.exec.boot import load_boot
+from spidl.targets.exec.guards import input_checks, machine_checks
+from spidl.targets.exec.origin import find_debug, origin_field
+from spidl.targets.exec.selfexe import answer_for_program
+from spidl.targets.exec.writer import encode_image, write_whole
+
+_EXTRA_ROOM = 1 << 20
+"""Bytes between the last mapping and boot's code, for strings and thunks."""
+
+
+class Layout(Enum):
+    """Where read-only and text pages come from at start."""
+
+    SHARED = "shared"
+    """The original files: the page cache is shared with every other program."""
+    COPY = "copy"
+    """The image itself: fewer calls at start, a bigger file."""
+
+
+def build_image(link: Link, layout: Layout = Layout.SHARED) -> LinkedImage:
+    """The image of a link that has run all its phases."""
+    _refuse_privileged(link)
+    if RUNTIME in link.facts:
+        return _adopted_image(link, adopt(link, link.facts[RUNTIME]), layout)
+    return _direct_image(link, layout)
+
+
+def write_image(image: LinkedImage, path: str) -> int:
+    """Write the image whole or not at all; gives its size in bytes."""
+    content = encode_image(image)
+    write_whole(path, content)
+    return len(content)
+
+
+def _refuse_privileged(link: Link) -> None:
+    """set-user-ID, set-group-ID and file capabilities belong to the file, not to an image of it."""
+    path = link.root.path
+    status = link.root.file.stat
+    assert status is not None
+    special = status.st_mode & 0o6000
+    try:
+        capable = bool(os.getxattr(path, "security.capability"))
+    except OSError:
+        capable = False
+    if special or capable:
+        raise Refusal(
+            "exec/privileged",
+            f"{link.root.name} runs with privileges of its file "
+            f"({'file capabilities' if capable else 'set-user-ID or set-group-ID'})",
+            place=Place(path),
+            help="an image cannot have them; the program starts the plain way",
+        )
+
+
+def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
+    snapshot, memory = adopted.snapshot, adopted.memory
+    runtime = link.facts[RUNTIME]
+    files, copied = _files(link, adopted, layout)
+    protections = {vma.start: vma.protection for vma in snapshot.vmas}
+    extra = page_up(snapshot.arena_end) + PAGE
+    debug = find_debug(runtime)
+    strings = b""
+    if debug:
+        field = origin_field(memory, debug)
+        if field is not None:
+            folder = os.path.dirname(os.path.realpath(link.root.path))
+            strings = folder.encode(errors="surrogateescape") + b"\0"
+            memory.write_words(np.array([field], np.uint64), np.array([extra], np.uint64))
+    boot_at = extra + _EXTRA_ROOM
+    strings = strings.ljust((len(strings) + 15) & -16, b"\0")
+    shims = answer_for_program(link, memory, extra + len(strings), load_boot(), boot_at)
+    pages = [Pages(start, data, protections[start]) for start, data in memory.blocks]
+    pages += copied
+    if strings or shims:
+        content = np.frombuffer(strings + shims, np.uint8)
+        whole = np.zeros(page_up(len(content)), np.uint8)
+        whole[: len(content)] = content
+        pages.append(Pages(extra, whole, Protection.READ | Protection.EXEC))
+    pages, protects = _open_for_words(pages, adopted.words)
+    root = link.root
+    assert root.file.phdr_vaddr is not None
+    identity = Identity(
+        phdr=root.bias + root.file.phdr_vaddr,
+        phnum=len(root.file.phdrs),
+        base=runtime.linker.start,
+        entry=root.bias + root.file.entry,
+        path=root.path.encode(errors="surrogateescape"),
+        code=_extent(link, Protection.EXEC),
+        data=_extent(link, Protection.WRITE),
+    )
+    actions: list[Action] = [identity]
+    if adopted.words:
+        actions.append(Patch(adopted.words))
+    actions += protects
+    actions += adopted.calls
+    actions += link.actions
+    mapped = {file.path.decode(errors="surrogateescape") for file in files}
+    return LinkedImage(
+        program=root.path,
+        pages=tuple(pages),
+        files=tuple(files),
+        checks=(*machine_checks(snapshot), *input_checks(link, mapped)),
+        actions=tuple(actions),
+        inputs=dict(link.inputs),
+        absent=tuple(link.absent),
+        policy=any(module.policy for module in link.modules),
+        debug=debug,
+        boot=boot_at,
+    )
+
+
+def _files(link: Link, adopted: Adopted, layout: Layout) -> tuple[list[MapFile], list[Pages]]:
+    """Unchanged file pages: to map again from the files, or copied into the image."""
+    by_inode = {
+        (dso.identity.device, dso.identity.inode): dso
+        for dso in link.objects
+        if dso.identity is not None
+    }
+    segments: dict[int, list[Segment]] = {}
+    copied: list[Pages] = []
+    memory_objects = [dso for dso in link.objects if dso.identity is None]
+    for vma in adopted.snapshot.files:
+        if vma.protection == Protection.NONE:
+            continue  # holes between segments
+        dso = by_inode.get((vma.device, vma.inode))
+        length = vma.end - vma.start
+        if dso is not None and layout is Layout.SHARED:
+            segments.setdefault(dso.number, []).append(
+                Segment(vma.start, length, vma.offset, vma.protection)
+            )
+            continue
+        if dso is None:
+            dso = next(d for d in memory_objects if d.start <= vma.start < d.end)
+        copied.append(_copy(vma.start, length, vma.offset, vma.protection, dso.file.data))
+    files = []
+    for number, parts in segments.items():
+        dso = link.objects[number]
+        assert dso.identity is not None
+        files.append(
+            MapFile(dso.path.encode(errors="surrogateescape"), dso.identity, tuple(parts))
+        )
+    return files, copied
+
+
+def _copy(start: int, length: int, offset: int, protection: Protection, data: U8) -> Pages:
+    content = np.zeros(length, np.uint8)
+    part = data[offset : offset + length]
+    content[: len(part)] = part
+    return Pages(start, content, protection)
+
+
+def _open_for_words(
+    pages: list[Pages], words: Iterable[Word]
+) -> tuple[list[Pages], list[Action]]:
+    """Read-only pages that boot must write to are mapped writable and protected afterwards."""
+    addresses = np.array(sorted(w.address for w in words), np.uint64)
+    opened: list[Pages] = []
+    protects: list[Action] = []
+    for region in pages:
+        low, high = np.searchsorted(addresses, np.array([region.address, region.end], np.uint64))
+        if low == high or region.protection & Protection.WRITE:
+            opened.append(region)
+            continue
+        opened.append(Pages(region.address, region.content, region.protection | Protection.WRITE))
+        protects.append(Protect(region.address, len(region.content), region.protection))
+    return opened, protects
+
+
+def _extent(link: Link, wanted: Protection) -> tuple[int, int]:
+    """First and last address of the program's segments with a permission."""
+    own = [m for m in link.space.mappings if m.by.dso == link.root.name and m.protection & wanted]
+    if not own:
+        return link.root.start, link.root.end
+    return min(m.start for m in own), max(m.end for m in own)
+
+
+def _direct_image(link: Link, layout: Layout) -> LinkedImage:
+    """A program without a C library: our own writes are all there is."""
+    by_name = {dso.name: dso for dso in link.objects}
+    memory: Memory = link.space.memory
+    pages: list[Pages] = []
+    files: dict[str, tuple[FileIdentity, list[Segment]]] = {}
+    for mapping in link.space.mappings:
+        dso = by_name[mapping.by.dso]
+        content = memory.read_bytes(mapping.start, mapping.length)
+        written = bool(mapping.protection & Protection.WRITE) or not np.array_equal(
+            content, mapping.initial()
+        )
+        if mapping.path and not written and layout is Layout.SHARED:
+            assert dso.identity is not None
+            files.setdefault(dso.path, (dso.identity, []))[1].append(
+                Segment(mapping.start, mapping.length, mapping.offset, mapping.protection)
+            )
+            continue
+        pages.append(Pages(mapping.start, content, mapping.protection))
+    protects: list[Action] = [
+        Protect(p.start, p.length, p.protection) for p, _ in link.space.protections
+    ]
+    root = link.root
+    phdr = root.file.phdr_vaddr
+    identity = Identity(
+        phdr=root.bias + (phdr or 0), phnum=len(root.file.phdrs) if phdr else 0, base=0,
+        entry=root.bias + root.file.entry, path=root.path.encode(errors="surrogateescape"),
+        code=_extent(link, Protection.EXEC), data=_extent(link, Protection.WRITE),
+    )  # fmt: skip
+    mapped = tuple(MapFile(p.encode(errors="surrogateescape"), i, tuple(s))
+                   for p, (i, s) in files.items())  # fmt: skip
+    return LinkedImage(
+        program=root.path,
+        pages=tuple(pages),
+        files=mapped,
+        checks=(CheckAuxv(23, 0), *input_checks(link, set(files))),
+        actions=(identity, *protects, *link.actions),
+        inputs=dict(link.inputs),
+        absent=tuple(link.absent),
+        policy=any(module.policy for module in link.modules),
+        debug=0,
+        boot=page_up(link.space.top) + _EXTRA_ROOM,
+    )

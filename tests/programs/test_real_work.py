@@ -1,0 +1,23 @@
+"""Real programs at real work, in scratch folders, in both layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .harness import Images, Layout
+from .work import ALL, Work
+
+
+@pytest.mark.parametrize("work", ALL, ids=lambda work: work.name)
+def test_real_work(work: Work, layout: Layout, images: Images, tmp_path: Path) -> None:
+    if lacking := work.missing():
+        pytest.skip(f"not installed: {', '.join(lacking)}")
+    try:
+        work.compare(tmp_path / "scratch", layout, images)
+    finally:
+        if layout == "copy":
+            for image in images.folder.glob("*.copy.*"):
+                if image.stat().st_size > 50 << 20:
+                    image.unlink()
