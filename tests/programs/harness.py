@@ -160,12 +160,13 @@ class Images:
             raise found
         return found
 
-    def forget(self, program: Path) -> None:
-        """Delete the images of ``program``: they can be as big as all its libraries."""
-        for key in [key for key in self._built if key[0] == os.path.abspath(program)]:
-            found = self._built.pop(key)
-            if isinstance(found, Path):
-                found.unlink(missing_ok=True)
+    def trim(self, limit: int) -> None:
+        """Delete images of more than ``limit`` bytes; they are built again when needed.  A copied
+        image is as big as all its libraries."""
+        for key, found in list(self._built.items()):
+            if isinstance(found, Path) and found.stat().st_size > limit:
+                del self._built[key]
+                found.unlink()
 
 
 def spidl(
@@ -210,8 +211,8 @@ def compare(
     and prepared before each run.  ``status`` and ``expect`` (all of stdout) say what the oracle
     itself must give, so that a broken test program cannot pass twice; ``status`` None takes any.
     ``tools`` are more programs that it starts: ``cwd``/tools/NAME is each time a link to the
-    program or to its image.  ``outputs`` are files below ``cwd`` whose content must be equal too.  Nothing is normalised
-    but by ``normalise``, which a test passes with its reason.
+    program or to its image.  ``outputs`` are files below ``cwd`` whose content must be equal too.
+    Nothing is normalised but by ``normalise``, which a test passes with its reason.
 
     With ``image_is_used`` another run under SPIDL_VERBOSE=1 must not take the plain way; without,
     it must: then the test is about a guard.

@@ -32,7 +32,7 @@ def finder(places: Workshop, name: str, *flags: str) -> Path:
     "path", ["$ORIGIN/two", "${ORIGIN}/two:$ORIGIN/one", "/nowhere:$ORIGIN/two"]
 )
 def test_rpath(same: Same, places: Workshop, tags: str, path: str) -> None:
-    name = f"rpath{abs(hash((tags, path)))}"
+    name = f"rpath-{tags[6:13]}-{path.count(chr(58))}{len(path)}"
     program = finder(places, name, f"-Wl,-rpath,{path}", tags)
     same([str(program)], expect="value 1\n")
 

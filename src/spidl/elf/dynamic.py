@@ -53,6 +53,14 @@ def read_dynamic(reader: Reader, place: tuple[int, int] | None) -> Dynamic:
     if place is None:
         return Dynamic(reader, np.zeros(0, dtype=DYN), {})
     vaddr, size = place
+    if not reader.backed(vaddr):
+        raise reader.error(
+            "outside",
+            "the dynamic section is not in the file",
+            table="PT_DYNAMIC",
+            vaddr=vaddr,
+            help="a file of separate debug information has headers only; give the program itself",
+        )
     entries = reader.array(vaddr, DYN, size // DYN.itemsize, "PT_DYNAMIC")
     nulls = np.flatnonzero(entries["d_tag"] == DT.NULL)
     if not len(nulls):

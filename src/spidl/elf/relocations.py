@@ -91,7 +91,6 @@ def read_relr(reader: Reader, dynamic: Dynamic) -> npt.NDArray[np.uint64]:
         )
     words = np.repeat(base, counts)
     words[np.cumsum(counts)[~bitmap] - 1] = entries[starts]
-    row, bit = np.nonzero(bits[:, 1:])
-    del row
+    _, bit = np.nonzero(bits[:, 1:])
     words[np.repeat(bitmap, counts)] += (bit * 8).astype(np.uint64)
     return frozen(words)

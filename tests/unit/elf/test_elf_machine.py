@@ -80,7 +80,7 @@ def test_symbols_and_versions(elf: ElfFile, path: str) -> None:
     text = readelf("--dyn-syms", path)
     row = r"^ *\d+: ([0-9a-f]{16}) .* (?:UND|ABS|\d+) (\S*)(?: \(\d+\))?$"
     rows = re.findall(row, text, re.M)
-    assert [len(rows)] == ([*map(int, re.findall(r"contains (\d+) entries", text))] or [0])
+    assert [len(rows)] == ([*map(int, re.findall(r"contains (\d+) entr", text))] or [0])
     assert len(elf.symbols) == len(rows)
     assert elf.symbols["st_value"].tolist() == [int(value, 16) for value, _ in rows]
     named = []
@@ -88,7 +88,8 @@ def test_symbols_and_versions(elf: ElfFile, path: str) -> None:
         name = elf.symbol_name(index)
         number = 0 if elf.versym is None else int(elf.versym[index])
         version = elf.versions.get(number & ~VERSYM_HIDDEN)
-        if version is not None:
+        # readelf shows the absolute symbols that stand for versions without one.
+        if version is not None and not (version.defined and version.name == name):
             defined = elf.symbols["st_shndx"][index] != SHN.UNDEF
             default = defined and not number & VERSYM_HIDDEN and version.defined
             name += ("@@" if default else "@") + version.name

@@ -1,0 +1,1 @@
+"""Linked images that are kept: keys, store, validation."""

@@ -1,0 +1,173 @@
+"""What run, build, explain, tree and bench share: from a command line to a link or an image."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from spidl import __version__
+from spidl.cache.store import Entry, Store, identity, key_of
+from spidl.diagnostics import LinkError, Place, Refusal
+
+if TYPE_CHECKING:
+    from spidl.link.link import Link
+    from spidl.registry import Configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for: a program, how to link it."""
+
+    program: str
+    extra: tuple[str, ...] = ()
+    layout: str = "shared"
+    config: str | None = None
+    settings: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def find_program(name: str) -> str:
+    """The absolute path of a program, looked for in PATH as a shell does.
+
+    Raises `LinkError` ``collect/no-program``, ``collect/not-a-program``.
+    """
+    if "/" in name:
+        candidates = [os.path.abspath(name)]
+    else:
+        folders = os.environ.get("PATH", os.defpath).split(":")
+        candidates = [os.path.abspath(os.path.join(folder or ".", name)) for folder in folders]
+    found: str | None = None
+    for candidate in candidates:
+        try:
+            status = os.stat(candidate)
+        except OSError:
+            continue
+        if stat.S_ISREG(status.st_mode) and os.access(candidate, os.X_OK):
+            return candidate
+        found = found or candidate
+    if found is None:
+        raise LinkError(
+            "collect/no-program",
+            f"there is no program `{name}`",
+            place=Place(name),
+            notes=() if "/" in name else ("searched: PATH",),
+            help="check the spelling, or give its path",
+        )
+    what = "a folder" if os.path.isdir(found) else "no file that you may execute"
+    raise LinkError(
+        "collect/not-a-program",
+        f"`{found}` is {what}",
+        place=Place(found),
+        help="give the path of an executable file (chmod +x makes one)",
+    )
+
+
+def make_link(request: Request) -> Link:
+    """A link with its modules, ready to run its phases."""
+    from spidl.link.environment import Environment
+    from spidl.link.link import Link
+    from spidl.registry import load_modules
+
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        folder = "/"
+    configuration = configured(request)
+    modules = load_modules(configuration, request.extra)
+    return Link(request.program, modules, Environment(request.environment, folder))
+
+
+def configured(request: Request) -> Configuration:
+    """The configuration with the command line's --set options laid over it."""
+    import tomllib
+
+    from spidl.registry import Configuration, read_configuration
+
+    configuration = read_configuration(request.config)
+    settings = {name: dict(values) for name, values in configuration.settings.items()}
+    for option in request.settings:
+        name, equals, value = option.partition("=")
+        module, dot, key = name.partition(".")
+        if not (equals and dot and key):
+            raise LinkError(
+                "config/bad-option",
+                f"--set {option} is not MODULE.KEY=VALUE",
+                help="for instance --set hook.symbol=getenv",
+            )
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        settings.setdefault(module, {})[key] = parsed
+    return Configuration(configuration.pipeline, settings, configuration.file)
+
+
+def entry_key(request: Request) -> str:
+    """Everything that selects a cached image, its inputs' content apart.
+
+    The program by path; the linker; the modules and their settings, user files by identity; the
+    environment variables that steer linking; the working folder where relative paths count.
+    """
+    from spidl.link.environment import Environment
+
+    environment = Environment(request.environment)
+    steering = [f"{k}={v}" for k, v in environment.steering.items()]
+    relative = any(
+        not part.startswith("/")
+        for name in ("LD_LIBRARY_PATH", "LD_PRELOAD")
+        for part in environment.paths(name, ":; ")
+    )
+    config = request.config or os.path.join(
+        os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "spidl", "spidl.toml"
+    )
+    files = [config, *(spec.partition(":")[0] for spec in request.extra if ".py" in spec)]
+    machine = os.uname()
+    return key_of([
+        __version__, request.program, request.layout, *request.extra, *request.settings,
+        *(f"{file}:{identity(file)}" for file in files), *steering,
+        os.getcwd() if relative else "", machine.release, machine.version, machine.machine,
+    ])  # fmt: skip
+
+
+def build(request: Request) -> tuple[bytearray, Link]:
+    """Link and make the image's bytes.  Raises `LinkError`, `Refusal`."""
+    from spidl.targets.exec.target import Layout, build_image
+    from spidl.targets.exec.writer import encode_image
+
+    link = make_link(request)
+    link.run()
+    return encode_image(build_image(link, Layout(request.layout))), link
+
+
+def cached_image(request: Request) -> Entry:
+    """The kept image of a request, linked now if there is none that is valid."""
+    store = Store()
+    key = entry_key(request)
+    entry = store.find(key)
+    if entry is not None:
+        return entry
+    name = os.path.basename(request.program)
+    try:
+        content, link = build(request)
+    except Refusal as refusal:
+        own = identity(request.program)
+        return store.keep(
+            key, name, None, inputs={} if own is None else {request.program: own}, absent=(),
+            refusal=refusal.diagnostic.to_json(),
+        )  # fmt: skip
+    inputs = {
+        path: (i.device, i.inode, i.size, i.mtime[0] * 10**9 + i.mtime[1],
+               i.ctime[0] * 10**9 + i.ctime[1])
+        for path, i in link.inputs.items()
+    }  # fmt: skip
+    return store.keep(key, name, content, inputs=inputs, absent=link.absent)
+
+
+def policies(request: Request) -> Sequence[str]:
+    """Names of the modules in use that enforce a policy."""
+    from spidl.registry import load_modules
+
+    return [m.name for m in load_modules(configured(request), request.extra) if m.policy]

@@ -1,0 +1,147 @@
+"""The tests of real programs in a root of another Debian, with that root's own Python and glibc.
+
+    python3 -m tests.survey.trixie [--suite NAME] [--fresh] [PYTEST ARGUMENTS]
+
+The root is made once by debootstrap from the mirror that this machine's apt uses, and kept in the
+user's cache folder.  Each run copies the project in and starts pytest in a chroot, inside a mount
+namespace of its own, so that nothing stays mounted.  Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = (
+    "binutils bzip2 dash file g++ gcc gdb git libc6-dev make musl-tools openssl perl "
+    "python3 python3-hypothesis python3-numpy python3-pytest sqlite3 xz-utils"
+).split()
+MOUNT = """
+set -e
+mount -t proc proc "$1/proc"
+mount --rbind /sys "$1/sys"
+mount --rbind /dev "$1/dev"
+root=$1; shift
+exec chroot "$root" "$@"
+"""
+IGNORED = shutil.ignore_patterns(
+    ".git", ".venv", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis", "build"
+)
+
+
+def cache_folder() -> Path:
+    """Where roots are kept: below the user's cache folder (XDG base directories)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spidl" / "roots"
+
+
+def mirror() -> str:
+    """The first archive of this machine's apt configuration; raises SystemExit without one."""
+    places = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    for place in places:
+        if place.suffix not in (".list", ".sources") or not place.is_file():
+            continue
+        for line in place.read_text().splitlines():
+            found = re.match(r"(?:URIs:|deb(?:\s+\[.*?\])?)\s+(\w+:/\S+)", line)
+            if found and "security" not in found[1]:
+                return found[1]
+    raise SystemExit("survey: apt has no archive configured, so there is nothing to make a root of")
+
+
+def make_root(suite: str, fresh: bool) -> Path:
+    """The root folder of ``suite``, made if it is not there yet; takes minutes the first time."""
+    root = cache_folder() / suite
+    stamp = root / "spidl-packages"
+    if not fresh and stamp.exists() and stamp.read_text().split() == PACKAGES:
+        return root
+    if shutil.which("debootstrap") is None:
+        raise SystemExit("survey: debootstrap is missing: apt-get install debootstrap")
+    shutil.rmtree(root, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    log = root.parent / f"{suite}.log"
+    print(f"making a root of {suite} in {root} (log: {log})", flush=True)
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    with log.open("w") as output:
+        subprocess.run(
+            [*command, suite, str(root), mirror()],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=True,
+        )
+    stamp.write_text("\n".join(PACKAGES))
+    return root
+
+
+def copy_project(root: Path) -> None:
+    """The work tree as it is now, the built boot code included."""
+    target = root / "opt" / "spidl"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name in ("src", "tests", "boot", "examples", "pyproject.toml"):
+        source = PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=IGNORED, symlinks=True)
+        elif source.exists():
+            shutil.copy2(source, target / name)
+
+
+def inside(root: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """Run ``command`` in the root, with /proc, /sys and /dev."""
+    enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNT, "sh", str(root)]
+    env = {"PATH": os.defpath + ":/usr/sbin:/sbin", "HOME": "/root", "PYTHONPATH": "src", "CI": "1"}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    shell = ["sh", "-c", 'cd /opt/spidl && exec "$@"', "sh", *command]
+    return subprocess.run([*enter, *shell], stdin=subprocess.DEVNULL, env=env, check=False)
+
+
+def table(report: Path) -> tuple[str, int]:
+    """A line for each test file, from pytest's XML, and how many tests failed."""
+    counts: dict[str, Counter[str]] = {}
+    failed: list[str] = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        kinds = {child.tag for child in case}
+        kind = next((k for k in ("failure", "error", "skipped") if k in kinds), "passed")
+        name = case.get("classname", "?").rpartition(".")[2]
+        counts.setdefault(name, Counter())[kind] += 1
+        if kind in ("failure", "error"):
+            failed.append(f"  {name}::{case.get('name')}")
+    lines = [f"{'test file':<24}{'passed':>8}{'failed':>8}{'skipped':>8}"]
+    for name, count in sorted(counts.items()):
+        bad = count["failure"] + count["error"]
+        lines.append(f"{name:<24}{count['passed']:>8}{bad:>8}{count['skipped']:>8}")
+    return "\n".join([*lines, *failed]), len(failed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.survey.trixie", description=__doc__)
+    parser.add_argument("--suite", default="trixie", help="the Debian release (default: trixie)")
+    parser.add_argument("--fresh", action="store_true", help="make the root anew")
+    options, pytest_arguments = parser.parse_known_args()
+    if os.geteuid() != 0:
+        raise SystemExit("survey: chroot and debootstrap need root")
+    root = make_root(options.suite, options.fresh)
+    copy_project(root)
+    versions = "import numpy, platform, sys; print('Python', platform.python_version(), 'numpy', "
+    versions += "numpy.__version__, *platform.libc_ver())"
+    inside(root, "/usr/bin/python3", "-c", versions)
+    report = root / "opt" / "spidl" / "report.xml"
+    command = ["/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    wanted = pytest_arguments or ["tests/programs"]
+    status = inside(root, *command, f"--junitxml={report.relative_to(root / 'opt/spidl')}", *wanted)
+    if not report.exists():
+        return status.returncode or 1
+    text, failed = table(report)
+    print(f"\n{options.suite}:\n{text}")
+    return 1 if failed or status.returncode else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
