@@ -1,0 +1,1 @@
+"""Sweeps over a whole machine: `make survey`."""

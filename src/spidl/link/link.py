@@ -11,16 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeVar
 
-import numpy as np
-
 from spidl.diagnostics import LinkError, Place
-from spidl.elf import ElfFile, name_hash
+from spidl.elf import ElfFile
 from spidl.link.actions import Action, FileIdentity, Jump
 from spidl.link.dso import Dso, MemoryObject, Need, identity_of
 from spidl.link.environment import Environment
 from spidl.link.facts import Facts
 from spidl.link.mediator import Mediator
-from spidl.link.module import Module
+from spidl.link.module import Module, check_order, failed
 from spidl.link.namespace import Namespace
 from spidl.link.phases import (
     COLLECT,
@@ -36,7 +34,7 @@ from spidl.link.phases import (
 )
 from spidl.link.pipeline import Pipeline
 from spidl.link.space import AddressSpace, Placement, Protect, Provenance
-from spidl.link.symbols import Bindings, Requests, version_of
+from spidl.link.symbols import Bindings, Definition, Exports, Requests, version_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -101,14 +99,9 @@ class Link:
     def collect(self) -> None:
         """Open the program and, breadth-first, whatever is needed, until the set is closed."""
         self._add_file(Need(self.program, self.program, because="the program"), None)
-        done = 0
-        while done < len(self.objects):
-            dso = self.objects[done]
-            # What modules add comes before the object's own needs, as LD_PRELOAD does.
-            for registered in sorted(self.pipelines[done].passes(COLLECT), key=lambda p: p.strong):
-                self._collect(dso, registered.module, registered.run, registered.strong)
-            done += 1
+        done = self._close(0)
         self._post(POST_COLLECT)
+        self._close(done)
         self._collected = True
 
     def load(self) -> None:
@@ -207,15 +200,21 @@ class Link:
             return None
 
     def add(self, need: Need | MemoryObject, *, in_scope: bool = True) -> Dso:
-        """Add an object in post-collect; sealed after that."""
+        """Add an object in post-collect, at the end of the scope; sealed after that.
+
+        Raises `LinkError` ``collect/sealed``.
+        """
         if self._collected:
             raise LinkError(
                 "collect/sealed",
-                f"an object is added after post-collect: {need.name}",
-                place=Place(self.program),
+                f"module `{self.by.module}` adds {need.name} in {self.by.phase}, after the set of "
+                "objects was sealed",
+                place=Place(self.by.dso),
                 help="return it from a collect pass, or add it in post-collect",
             )
-        return self._add(need, None if not self.objects else self.root, in_scope=in_scope)
+        # Out of scope are parts of the system's linker, which it needs not be shown.
+        module = self.by.module if in_scope else None
+        return self._add(need, self.root, in_scope=in_scope, made_by=module)
 
     def resolve(self, requests: Requests) -> Bindings:
         """Bind a batch of symbols; the answers are kept for explain."""
@@ -223,16 +222,25 @@ class Link:
         self.bindings.append(bindings)
         return bindings
 
+    def exports(self, dso: Dso) -> Exports | None:
+        """An object's symbol table as the mediator sees it; None if no module understands it."""
+        return self._mediator.table(dso)
+
+    def definition(self, dso: Dso, name: str, version: str | None = None) -> Definition:
+        """A symbol that ``dso`` exports, for a resolver to answer with.
+
+        Without a version it is the default one.  Raises `LinkError` ``relocate/no-definition``,
+        and ``link/too-early`` before load.
+        """
+        return self._mediator.definition(dso, name, version)
+
     def others_that_define(self, name: str) -> list[tuple[str, str]]:
         """(object, version) of every object that defines a name at all: for error messages."""
-        found = []
-        for dso in self.objects:
-            table = self._mediator.table(dso)
-            if table is not None:
-                for row in np.flatnonzero(table.hash == name_hash(name.encode())):
-                    version = version_of(dso, int(table.symbol[row]))
-                    found.append((dso.name, version or "none"))
-        return found
+        return [
+            (dso.name, version_of(dso, symbol) or "none")
+            for dso in self.objects
+            for symbol in self._mediator.symbols_named(dso, name)
+        ]
 
     @property
     def by(self) -> Provenance:
@@ -243,33 +251,16 @@ class Link:
     # -- inside ----------------------------------------------------------------------------------
 
     def guard(
-        self,
-        module: str,
-        phase: str,
-        dso: Dso,
-        call: Callable[P, T],
-        *args: P.args,
+        self, module: str, phase: str, dso: Dso, call: Callable[P, T], *args: P.args,
         **kwargs: P.kwargs,
-    ) -> T:
+    ) -> T:  # fmt: skip
         """Call into a module; whatever it raises becomes a `LinkError` that names it."""
         try:
             return call(*args, **kwargs)
         except LinkError:
             raise
         except Exception as error:
-            trace = error.__traceback__
-            while trace is not None and trace.tb_next is not None:
-                trace = trace.tb_next
-            where = "" if trace is None else (
-                f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-            )
-            raise LinkError(
-                "module/failed",
-                f"module `{module}` failed in {phase}: {type(error).__name__}: {error}",
-                place=Place(dso.path),
-                notes=(f"raised at {where}",),
-                help=f"this is a fault of the module; leave `{module}` out to go on without it",
-            ) from error
+            raise failed(module, phase, dso.path, error) from error
 
     def _run(
         self,
@@ -303,6 +294,16 @@ class Link:
                     seen.add(registered.run)
                     self._run(phase.name, registered.module, pipeline.dso, registered.run,
                               registered.strong, self)  # fmt: skip
+
+    def _close(self, done: int) -> int:
+        """Run the collect passes of the objects from number ``done`` on, those they add included."""
+        while done < len(self.objects):
+            dso = self.objects[done]
+            # What modules add comes before the object's own needs, as LD_PRELOAD does.
+            for registered in sorted(self.pipelines[done].passes(COLLECT), key=lambda p: p.strong):
+                self._collect(dso, registered.module, registered.run, registered.strong)
+            done += 1
+        return done
 
     def _collect(
         self, dso: Dso, module: str, run: Callable[..., object], strong: bool
@@ -403,26 +404,3 @@ class Link:
             self.guard(module.name, "register", dso, module.register, dso, pipeline)
         self._current = before
         return dso
-
-
-def check_order(modules: Sequence[Module]) -> None:
-    """A module may say which others must come earlier; that is checked, never sorted.
-
-    Raises `LinkError` ``register/order`` or ``register/twice``.
-    """
-    names = [module.name for module in modules]
-    for i, module in enumerate(modules):
-        if module.name in names[:i]:
-            raise LinkError(
-                "register/twice",
-                f"module `{module.name}` is listed twice",
-                help="name each module once in `modules` and --with",
-            )
-        for earlier in module.after:
-            if earlier not in names[:i]:
-                raise LinkError(
-                    "register/order",
-                    f"module `{module.name}` must come after `{earlier}`",
-                    notes=(f"the order is: {', '.join(names)}",),
-                    help=f"list `{earlier}` before `{module.name}`",
-                )

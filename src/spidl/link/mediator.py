@@ -14,17 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spidl.diagnostics import LinkError, Place
 from spidl.elf.constants import SHN, STB, STT, STV
+from spidl.elf.hashes import name_hash
 from spidl.link.namespace import Namespace
 from spidl.link.symbols import (
     I64,
     U64,
     Bindings,
     Bool,
+    Definition,
     Exports,
     LookupClass,
     Requests,
+    SymbolRequest,
     unbound,
+    version_of,
 )
 
 if TYPE_CHECKING:
@@ -113,6 +118,39 @@ class Mediator:
             self._tables[dso.number] = exporter[1](dso, self._link)
         return self._tables[dso.number]
 
+    def symbols_named(self, dso: Dso, name: str) -> list[int]:
+        """Indices of the symbols that an object exports under a name, in all versions."""
+        table = self.table(dso)
+        if table is None:
+            return []
+        same = table.hash == name_hash(name.encode(errors="surrogateescape"))
+        return [int(i) for i in table.symbol[same] if dso.file.symbol_name(int(i)) == name]
+
+    def definition(self, dso: Dso, name: str, version: str | None) -> Definition:
+        """See `Link.definition`."""
+        table = self.table(dso)
+        found = self.symbols_named(dso, name)
+        for index in found:
+            assert table is not None, "a symbol was found in it"
+            if version is None:
+                fits = bool(table.default[table.symbol == index][0])
+            else:
+                fits = version_of(dso, index) == version
+            if fits:
+                symbol = dso.file.symbols[index]
+                kind = int(symbol["st_info"]) & 15
+                value = int(symbol["st_value"])
+                address = value if kind == STT.TLS else dso.symbol_address(index)
+                return Definition(dso, name, address, kind, int(symbol["st_size"]))
+        raise LinkError(
+            "relocate/no-definition",
+            f"{dso.name} does not define `{name if version is None else f'{name}@{version}'}`, "
+            "which a module wants to bind to",
+            place=Place(dso.path),
+            notes=tuple(f"there is a version {version_of(dso, index)}" for index in found),
+            help="check the module's settings against `nm -D` of the library",
+        )
+
     def scope(self, namespace: Namespace) -> ScopeIndex:
         """The index of a namespace's members, made once."""
         key = id(namespace)
@@ -142,7 +180,8 @@ class Mediator:
         protected = np.flatnonzero(~local & (visibility == STV.PROTECTED))
         if len(protected):
             self._bind_protected(bindings, scope, protected)
-        self._ask_resolvers(bindings)
+        own = local | (bindings.provider == dso.number) & (visibility == STV.PROTECTED)
+        self._ask_resolvers(bindings, np.flatnonzero(~own))
         return bindings
 
     def _search(self, bindings: Bindings, index: ScopeIndex, rows: I64) -> I64:
@@ -186,8 +225,11 @@ class Mediator:
         bindings.type[rows] = kind
         bindings.defined[rows] = chosen["st_shndx"] != SHN.UNDEF
 
-    def _ask_resolvers(self, bindings: Bindings) -> None:
-        """Let the resolvers of objects in scope answer, each where its object stands in scope."""
+    def _ask_resolvers(self, bindings: Bindings, rows: I64) -> None:
+        """Let the resolvers of objects in scope answer, each where its object stands in scope.
+
+        Nobody is asked for what cannot leave its object: local, hidden and protected symbols.
+        """
         requests = bindings.requests
         members = requests.dso.namespace.members
         position = {m.number: i for i, m in enumerate(members)}
@@ -198,21 +240,53 @@ class Mediator:
         ]
         if not asked:
             return
-        for row in range(len(requests)):
+        for row in rows.tolist():
             request = requests.request(row)
             bound_at = position.get(int(bindings.provider[row]), len(members))
             for i, member, module, resolve in asked:
                 if i > bound_at:
                     break
-                answer = self._link.guard(module, "relocate", member, resolve, request, member)
-                if answer is None:
-                    continue
-                if module not in bindings.modules:
-                    bindings.modules.append(module)
-                bindings.provider[row] = -1 if answer.dso is None else answer.dso.number
-                bindings.symbol[row] = -1
-                bindings.value[row] = answer.address
-                bindings.type[row] = STT.NOTYPE
-                bindings.defined[row] = True
-                bindings.owner[row] = bindings.modules.index(module)
-                break
+                try:
+                    answer = self._link.guard(
+                        module, "relocate", member, resolve, request, member, self._link
+                    )
+                except LinkError as error:
+                    raise error.with_note(
+                        f"module `{module}` was asked for `{request.name}` of {request.dso.name}"
+                    ) from error.__cause__
+                if answer is not None:
+                    _check_answer(answer, request, module)
+                    _answer(bindings, row, answer, module)
+                    break
+
+
+def _check_answer(answer: Definition, request: SymbolRequest, module: str) -> None:
+    if not isinstance(answer, Definition):
+        raise LinkError(
+            "module/wrong-result",
+            f"a resolver of module `{module}` gave {type(answer).__name__}, not Definition",
+            place=Place(request.dso.path),
+            help="a resolver gives a spidl.api.Definition, or None for `not mine`",
+        )
+    if answer.type == STT.GNU_IFUNC:
+        raise LinkError(
+            "relocate/indirect-answer",
+            f"module `{module}` answers `{request.name}` with the indirect function "
+            f"`{answer.name}`, whose address only a running process knows",
+            place=Place(request.dso.path),
+            help="answer with an ordinary function; it may call the indirect one",
+        )
+
+
+def _answer(bindings: Bindings, row: int, answer: Definition, module: str) -> None:
+    """Bind a row to a resolver's answer."""
+    if module not in bindings.modules:
+        bindings.modules.append(module)
+    bindings.alone[row] = bindings.provider[row] < 0
+    bindings.provider[row] = -1 if answer.dso is None else answer.dso.number
+    bindings.symbol[row] = -1
+    bindings.value[row] = answer.address & (2**64 - 1)
+    bindings.size[row] = answer.size
+    bindings.type[row] = answer.type
+    bindings.defined[row] = True
+    bindings.owner[row] = bindings.modules.index(module)

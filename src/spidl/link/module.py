@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
+
+from spidl.diagnostics import LinkError, Place
 
 if TYPE_CHECKING:
     from spidl.link.dso import Dso
@@ -32,3 +36,43 @@ class Module:
     def register(self, dso: Dso, pipeline: Pipeline) -> None:
         """Add passes for ``dso``.  Adding none means: do not handle."""
         raise NotImplementedError(f"{type(self).__name__}.register")
+
+
+def check_order(modules: Sequence[Module]) -> None:
+    """A module may say which others must come earlier; that is checked, never sorted.
+
+    Raises `LinkError` ``register/order`` or ``register/twice``.
+    """
+    names = [module.name for module in modules]
+    for i, module in enumerate(modules):
+        if module.name in names[:i]:
+            raise LinkError(
+                "register/twice",
+                f"module `{module.name}` is listed twice",
+                help="name each module once in `modules` and --with",
+            )
+        for earlier in module.after:
+            if earlier not in names[:i]:
+                raise LinkError(
+                    "register/order",
+                    f"module `{module.name}` must come after `{earlier}`",
+                    notes=(f"the order is: {', '.join(names)}",),
+                    help=f"list `{earlier}` before `{module.name}`",
+                )
+
+
+def failed(module: str, phase: str, path: str, error: Exception) -> LinkError:
+    """What an exception that a module lets escape is turned into."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "nowhere" if trace is None else (
+        f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+    )
+    return LinkError(
+        "module/failed",
+        f"module `{module}` failed in {phase}: {type(error).__name__}: {error}",
+        place=Place(path),
+        notes=(f"raised at {where}",),
+        help=f"this is a fault of the module; leave `{module}` out to go on without it",
+    )

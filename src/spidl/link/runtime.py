@@ -18,12 +18,14 @@ class Runtime:
     ``stop`` is the run-time address at which everything is relocated and no constructor has run;
     ``now_variable`` switches its binding of PLT slots to start-up (LD_BIND_NOW), where it has
     such a switch.  ``deny_brk``: its allocator must be kept from the break during adoption.
+    ``moves_absolute``: it adds an object's bias to SHN_ABS symbols too, which the gABI does not.
     """
 
     linker: Dso
     stop: int
     now_variable: str | None = None
     deny_brk: bool = False
+    moves_absolute: bool = False
 
 
 RUNTIME: Fact[Runtime] = Fact("runtime")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from spidl.elf.constants import STT
+
 if TYPE_CHECKING:
     from spidl.link.dso import Dso
     from spidl.link.link import Link
@@ -50,12 +52,15 @@ class SymbolRequest:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A resolver's answer: a symbol of an object, or an absolute address."""
+    """A resolver's answer: a symbol of an object (see `Link.definition`), or an absolute address."""
 
     dso: Dso | None
     name: str
     address: int
-    """Run-time address in bytes."""
+    """Run-time address in bytes; for a TLS symbol its offset in the TLS segment."""
+    type: int = STT.NOTYPE
+    size: int = 0
+    """In bytes."""
 
 
 @dataclass(slots=True)
@@ -136,6 +141,8 @@ class Bindings:
     """False for undefined-weak and for canonical PLT entries of the program."""
     owner: I64
     modules: list[str]
+    alone: Bool
+    """Rows that only a resolver answered: no object in scope defines the symbol."""
 
     def __len__(self) -> int:
         return len(self.requests)
@@ -159,4 +166,5 @@ def unbound(requests: Requests) -> Bindings:
         np.zeros(n, np.bool_),
         np.full(n, -1, np.int64),
         [],
+        np.zeros(n, np.bool_),
     )

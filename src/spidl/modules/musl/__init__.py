@@ -140,5 +140,5 @@ def enter(dso: Dso, link: Link) -> list[Action]:
     linker = None if interp is None else link.known(interp)
     assert linker is not None, "post-collect added it"
     entry = dso.bias + dso.file.entry
-    link.facts[RUNTIME] = Runtime(linker, entry, deny_brk=True)
+    link.facts[RUNTIME] = Runtime(linker, entry, deny_brk=True, moves_absolute=True)
     return [Jump(entry)]

@@ -15,7 +15,6 @@ import numpy as np
 
 from spidl.diagnostics import LinkError, Place, Refusal
 from spidl.link.actions import Anchor, Protection, SetThread, ThreadCall, Word
-from spidl.link.dso import Dso
 from spidl.link.link import Link
 from spidl.link.memory import U64, Memory
 from spidl.link.runtime import Runtime
@@ -23,7 +22,8 @@ from spidl.link.space import page_up
 from spidl.targets.exec.capture import capture
 from spidl.targets.exec.differ import Unexplained, differing, explain, memory_of, same_shape
 from spidl.targets.exec.oracle import compare
-from spidl.targets.exec.snapshot import CapturePlan, Placement, Snapshot
+from spidl.targets.exec.shown import Shown, place, preload_variable, show
+from spidl.targets.exec.snapshot import CapturePlan, Snapshot
 
 _PADDING = ({"A": "1"}, {"B": "x" * 700, "C": "", "D": "yy"}, {"E": "z" * 45, "F": "0"})
 _ARGUMENTS = ((), ("one",), ("two", "3"))
@@ -41,12 +41,14 @@ class Adopted:
     memory: Memory
     words: tuple[Word, ...]
     calls: tuple[SetThread, ...]
+    shown: Shown
 
 
 def adopt(link: Link, runtime: Runtime) -> Adopted:
     """Capture, compare, merge.  Raises `LinkError` and `Refusal` ``adopt/...``."""
     with tempfile.TemporaryDirectory(prefix="spidl-") as folder:
-        plans = _plans(link, runtime, Path(folder))
+        shown = show(link, runtime, Path(folder))
+        plans = _plans(link, runtime, shown)
         first, second = capture(plans[0]), capture(plans[1])
         _check_objects(link, first)
         slots_bound = runtime.now_variable is None or not _lazy_slots(link)
@@ -72,18 +74,19 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
         for record in first.calls
         if record.call is not ThreadCall.ARCH_PRCTL or record.arguments[0] == _ARCH_SET_FS
     )
-    return Adopted(first, memory, tuple(sorted(words, key=lambda w: w.address)), calls)
+    return Adopted(first, memory, tuple(sorted(words, key=lambda w: w.address)), calls, shown)
 
 
 _ARCH_SET_FS = 0x1002
 
 
-def _plans(link: Link, runtime: Runtime, folder: Path) -> list[CapturePlan]:
+def _plans(link: Link, runtime: Runtime, shown: Shown) -> list[CapturePlan]:
     """Two lazy runs, one with every slot bound, and a third lazy one in its place."""
     root = link.root
-    placements = {dso.number: _placement(dso) for dso in link.objects if dso.identity is not None}
+    placements = {dso.number: place(dso) for dso in link.objects if dso.identity is not None}
     steering = dict(link.environment.steering)
-    _show_added(link, folder, steering, placements)
+    if shown.paths:
+        steering["LD_PRELOAD"] = preload_variable(steering.get("LD_PRELOAD"), shown.paths)
     linker = placements.pop(runtime.linker.number)
     main = placements.pop(root.number)
     assert root.file.phdr_vaddr is not None, "main programs map their headers"
@@ -99,7 +102,7 @@ def _plans(link: Link, runtime: Runtime, folder: Path) -> list[CapturePlan]:
                 environment=variables,
                 main=main,
                 interpreter=linker,
-                libraries=tuple(placements.values()),
+                libraries=(*placements.values(), *(s.placement for s in shown.shells)),
                 stop=runtime.stop,
                 arena=page_up(link.space.top) + _ARENA_GAP,
                 entry=root.bias + root.file.entry,
@@ -110,35 +113,6 @@ def _plans(link: Link, runtime: Runtime, folder: Path) -> list[CapturePlan]:
             )
         )
     return plans
-
-
-def _placement(dso: Dso) -> Placement:
-    assert dso.identity is not None
-    align = max(segment.align for segment in dso.file.loads)
-    return Placement(dso.path, dso.identity.device, dso.identity.inode, dso.bias, dso.start,
-                     dso.end - dso.start, align)  # fmt: skip
-
-
-def _show_added(
-    link: Link, folder: Path, steering: dict[str, str], placements: dict[int, Placement]
-) -> None:
-    """Show the run-time linker what modules added: it loads those objects as preloads."""
-    added: list[str] = []
-    for dso in link.objects:
-        if dso.made_by is None or dso.because in ("LD_PRELOAD", "/etc/ld.so.preload"):
-            continue
-        path = dso.path
-        if dso.identity is None:
-            file = folder / Path(dso.name).name
-            file.write_bytes(dso.file.data.tobytes())
-            path, stat = str(file), file.stat()
-            align = max(segment.align for segment in dso.file.loads)
-            placements[dso.number] = Placement(path, stat.st_dev, stat.st_ino, dso.bias, dso.start,
-                                               dso.end - dso.start, align)  # fmt: skip
-        added.append(path)
-    if added:
-        present = steering.get("LD_PRELOAD")
-        steering["LD_PRELOAD"] = ":".join([*([present] if present else []), *added])
 
 
 def _check_objects(link: Link, snapshot: Snapshot) -> None:

@@ -147,7 +147,6 @@ def _files(link: Link, adopted: Adopted, layout: Layout) -> tuple[list[MapFile],
     }
     segments: dict[int, list[Segment]] = {}
     copied: list[Pages] = []
-    memory_objects = [dso for dso in link.objects if dso.identity is None]
     for vma in adopted.snapshot.files:
         if vma.protection == Protection.NONE:
             continue  # holes between segments
@@ -158,9 +157,8 @@ def _files(link: Link, adopted: Adopted, layout: Layout) -> tuple[list[MapFile],
                 Segment(vma.start, length, vma.offset, vma.protection)
             )
             continue
-        if dso is None:
-            dso = next(d for d in memory_objects if d.start <= vma.start < d.end)
-        copied.append(_copy(vma.start, length, vma.offset, vma.protection, dso.file.data))
+        data = adopted.shown.shell_at(vma.start).content if dso is None else dso.file.data
+        copied.append(_copy(vma.start, length, vma.offset, vma.protection, data))
     files = []
     for number, parts in segments.items():
         dso = link.objects[number]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from spidl.diagnostics import LinkError, Place
 from spidl.elf import DT, DYN, EHDR, ET, PHDR, PT
-from spidl.link.actions import Action, Protection, TableFlag
+from spidl.link.actions import Action, Protect, Protection, TableFlag
 from spidl.link.image import LinkedImage, Pages
 from spidl.link.space import PAGE, page_up
 from spidl.targets.exec.boot import load_boot
@@ -41,14 +41,14 @@ def encode_image(image: LinkedImage) -> bytearray:
     boot = load_boot()
     code_at = image.boot
     spans = _spans(image)
-    actions: list[Action] = [*image.checks, *image.files, *image.actions]
+    segments, protects = fewer(_segments(image.pages), _MOST_SEGMENTS - 6)
+    actions: list[Action] = [*image.checks, *image.files, *protects, *image.actions]
     table = encode(
         actions,
         program=image.program.encode(errors="surrogateescape"),
         spans=spans,
         flags=TableFlag.POLICY if image.policy else TableFlag(0),
     )
-    segments = _segments(image.pages)
     segments.append(_Segment(code_at, boot.code, len(boot.code), 5))
     table_at = code_at + boot.table
     segments.append(_Segment(table_at, table, page_up(len(table)), 4))
@@ -73,6 +73,53 @@ def _segments(pages: tuple[Pages, ...]) -> list[_Segment]:
             content = b"" if zero else region.content[start:end]
             segments.append(_Segment(region.address + start, content, end - start, flags))
     return segments
+
+
+def fewer(segments: list[_Segment], most: int) -> tuple[list[_Segment], list[Action]]:
+    """At most so many segments: neighbours are joined, and boot divides their permissions again.
+
+    Short runs of zeros join the content before them first, which costs file size only; then
+    neighbours of different permission, each at the price of one mprotect.
+    """
+    groups = [[segment] for segment in segments]
+    for across_permissions in (False, True):
+        surplus = len(groups) - most
+        joined: list[list[_Segment]] = []
+        for group in groups:
+            if surplus > 0 and joined and _joins(joined[-1][-1], group[0], across_permissions):
+                joined[-1] += group
+                surplus -= 1
+            else:
+                joined.append(group)
+        groups = joined
+    whole, protects = [], []
+    for group in groups:
+        flags = next((part.flags for part in group if part.flags & 2), group[0].flags)
+        whole.append(_joined(group, flags))
+        protects += [
+            Protect(part.address, part.size, _protection(part.flags))
+            for part in group
+            if part.flags != flags
+        ]
+    return whole, list[Action](protects)
+
+
+def _joins(before: _Segment, after: _Segment, across_permissions: bool) -> bool:
+    if before.address + before.size != after.address:
+        return False
+    small = before.size + after.size <= 1 << 16 or bool(len(before.content) and len(after.content))
+    return small and (across_permissions or before.flags == after.flags)
+
+
+def _joined(group: list[_Segment], flags: int) -> _Segment:
+    first, last = group[0], group[-1]
+    if len(group) == 1:
+        return first
+    content = np.zeros(last.address + last.size - first.address, np.uint8)
+    for part in group:
+        at = part.address - first.address
+        content[at : at + len(part.content)] = np.frombuffer(part.content, np.uint8)
+    return _Segment(first.address, content, len(content), flags)
 
 
 def zero_runs(content: npt.NDArray[np.uint8]) -> list[tuple[int, int, bool]]:
@@ -163,6 +210,11 @@ def _flags(protection: Protection) -> int:
         | (2 if protection & Protection.WRITE else 0)
         | (1 if protection & Protection.EXEC else 0)
     )
+
+
+def _protection(flags: int) -> Protection:
+    """PF_* to PROT_*."""
+    return Protection((flags >> 2 & 1) | (flags & 2) | (flags & 1) << 2)
 
 
 def write_whole(path: str, content: bytes | bytearray) -> None:
