@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import inspect
 import os
+import sys
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -142,9 +143,11 @@ def _class_in_file(path: str, chosen: str) -> type[Module]:
     assert specification is not None, "a .py file has a loader"
     assert specification.loader is not None, "a .py file has a loader"
     loaded = importlib.util.module_from_spec(specification)
+    sys.modules[loaded.__name__] = loaded  # where dataclasses and type hints look for names
     try:
         specification.loader.exec_module(loaded)
     except Exception as error:
+        del sys.modules[loaded.__name__]
         raise _broken(path, error) from error
     kinds = [
         kind
@@ -173,8 +176,8 @@ def _broken(spec: str, error: Exception) -> LinkError:
 
 def _instance(kind: type[Module], settings: Mapping[str, Any], file: str | None) -> Module:
     """A module with its settings checked against its typed fields."""
-    fields = {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-    hints = typing.get_type_hints(kind) if fields else {}
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]  # Module's job
+    hints = typing.get_type_hints(kind)
     for key, value in settings.items():
         if key not in fields:
             raise LinkError(

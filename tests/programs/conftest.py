@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ class Workshop:
     """Compiles into one folder; every program finds its libraries through $ORIGIN."""
 
     folder: Path
+    made: dict[str, list[str]] = field(default_factory=dict)
 
     def program(self, name: str, *sources: str, flags: tuple[str, ...] = (), cc: str = "") -> Path:
         """A PIE, unless ``flags`` say otherwise; sources ending in .so are libraries made here."""
@@ -49,6 +50,9 @@ class Workshop:
             cc or ("g++" if is_cxx else "gcc"),
             *FLAGS, *origin, "-Wl,--no-as-needed", "-o", str(output), f"-I{SRC}", *inputs, *flags,
         ]  # fmt: skip
+        if output.exists() and self.made.get(name) == command:
+            return output  # A new file would make the images of the old one stale.
+        self.made[name] = command
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, f"{' '.join(command)}\n{result.stderr}"
         return output

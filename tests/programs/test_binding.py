@@ -32,8 +32,6 @@ def make(workshop: Workshop, linked: str, program: str) -> Path:
     flags = LINKED[linked]
     folder = f"{linked}-{program}"
     library = f"{folder}/libbinding.so"
-    if (workshop.folder / folder / "binding").exists():
-        return workshop.folder / folder / "binding"
     workshop.library(library, "binding_lib.c", flags=("-Wl,-h,libbinding.so", *flags))
     return workshop.program(
         f"{folder}/binding", "binding_main.c", library, flags=(*flags, *PROGRAMS[program])

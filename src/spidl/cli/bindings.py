@@ -63,21 +63,22 @@ def every_binding(link: Link) -> Iterator[Binding]:
     """All answers of a link, in the order they were asked for."""
     for bindings in link.bindings:
         for row in range(len(bindings)):
-            yield _binding(link, bindings, row)
+            yield binding_at(link, bindings, row)
 
 
 def bindings_of(link: Link, name: str, version: str | None = None) -> list[Binding]:
     """The answers to requests for one name, of any version or of the one given."""
     wanted = name_hash(name.encode(errors="surrogateescape"))
     found = [
-        _binding(link, bindings, int(row))
+        binding_at(link, bindings, int(row))
         for bindings in link.bindings
         for row in np.flatnonzero(bindings.requests.hash == wanted)
     ]
     return [b for b in found if version is None or version in (b.version, b.provider_version)]
 
 
-def _binding(link: Link, bindings: Bindings, row: int) -> Binding:
+def binding_at(link: Link, bindings: Bindings, row: int) -> Binding:
+    """One row of a batch of answers."""
     requests = bindings.requests
     number, symbol = int(bindings.provider[row]), int(bindings.symbol[row])
     provider = link.objects[number] if number >= 0 else None
@@ -132,8 +133,12 @@ def candidates(link: Link, name: str, answered: list[Binding]) -> list[Candidate
             address = int(symbol["st_value"]) if tls else dso.symbol_address(index)
             version, default = version_of(dso, index), _is_default(dso, index)
             answers = counts.pop((dso.path, address), 0)
-            visible = not dso.file.symbols["st_other"][index] & 3 or _exported(symbol)
-            verdict = _verdict(dso, version, default, scope, visible, answers, winners)
+            if answers:
+                verdict = f"answers {answers}"
+            elif int(symbol["st_other"]) & 3 in (STV.HIDDEN, STV.INTERNAL):
+                verdict = "not visible outside its object"
+            else:
+                verdict = _why_not(dso, version, default, scope, winners)
             found.append(Candidate(
                 dso.path, version, default, scope, dso.namespace.name,
                 _CANONICAL if canonical else _kind(int(symbol["st_info"]) & 15),
@@ -142,28 +147,19 @@ def candidates(link: Link, name: str, answered: list[Binding]) -> list[Candidate
     return sorted(found, key=lambda c: (c.scope is None, c.scope or 0))
 
 
-def _exported(symbol: np.void) -> bool:
-    return int(symbol["st_other"]) & 3 not in (STV.HIDDEN, STV.INTERNAL)
-
-
 def _is_default(dso: Dso, index: int) -> bool:
     versym = dso.file.versym
     return versym is None or not int(versym[index]) & 0x8000
 
 
-def _verdict(
+def _why_not(
     dso: Dso,
     version: str | None,
     default: bool,
     scope: int | None,
-    visible: bool,
-    answers: int,
     winners: dict[str | None, str],
 ) -> str:
-    if answers:
-        return f"answers {answers}"
-    if not visible:
-        return "not visible outside its object"
+    """Why a definition answers nobody; ``winners`` has the provider of each version asked for."""
     if scope is None:
         return "not in scope"
     earlier = winners.get(version) or (winners.get(None) if default else None)

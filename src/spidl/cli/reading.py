@@ -24,7 +24,9 @@ def request_of(options: argparse.Namespace) -> Request:
 def read_link(options: argparse.Namespace) -> Link:
     """A link through collect, load, relocate and protect, at fixed addresses.
 
-    Start passes and targets are left out: they look at processes, not at files.  Raises `LinkError`.
+    Start passes and targets are left out: they look at processes, not at files.
+
+    Raises `LinkError`.
     """
     link = make_link(request_of(options))
     link.space = AddressSpace(BASE)

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spidl.cli.bindings import Binding, every_binding
-from spidl.cli.tables import BOLD, paint, plain
+from spidl.cli.bindings import Binding, binding_at
+from spidl.cli.tables import plain
 from spidl.diagnostics import LinkError, Place
 from spidl.elf import SHN, STT, R, relocation_name
 from spidl.link.actions import Protection
 from spidl.link.dso import Dso
 from spidl.link.link import Link
+from spidl.link.recipes import RECIPES
 from spidl.link.space import CopyRun, Mapping, Write
-from spidl.link.symbols import version_of
+from spidl.link.symbols import LookupClass, version_of
 
 _TABLES = ("DT_RELA", "DT_JMPREL")
 
@@ -201,8 +202,8 @@ def _write(link: Link, write: Write | CopyRun, row: int) -> dict[str, object]:
         return found
     address = int(write.addresses[row])
     found |= {"bytes": write.width, "address": address, "value": int(write.values[row])}
-    found |= {"points_to": describe(link, int(write.values[row]))
-              if link.space.at(int(write.values[row])) else None}  # fmt: skip
+    value = int(write.values[row])
+    found["points_to"] = describe(link, value) if link.space.at(value) else None
     owner = int(write.owner[row])
     found["owner"] = write.owners[owner] if owner >= 0 else None
     dso = _named(link, write.by.dso)
@@ -266,16 +267,13 @@ def _relocation(link: Link, dso: Dso, name: str, index: int) -> dict[str, object
 
 def _binding_of(link: Link, dso: Dso, symbol: int, number: int) -> Binding | None:
     """The answer to the request that this relocation made."""
+    recipe = link.facts[RECIPES].get(number)
+    kind = LookupClass.NORMAL if recipe is None else recipe.lookup
+    lookup = LookupClass.COPY if number == R.COPY else kind
     for bindings in link.bindings:
-        if bindings.requests.dso is not dso:
-            continue
-        rows = np.flatnonzero(bindings.requests.symbol == symbol)
-        if not len(rows):
-            continue
-        from spidl.link.recipes import RECIPES
-
-        recipe = link.facts[RECIPES].get(number)
-        lookup = 2 if number == R.COPY else 0 if recipe is None else int(recipe.lookup)
-        exact = rows[bindings.requests.lookup[rows] == lookup]
-        return one_binding(link, bindings, int(exact[0] if len(exact) else rows[0]))
+        requests = bindings.requests
+        if requests.dso is dso:
+            rows = np.flatnonzero((requests.symbol == symbol) & (requests.lookup == lookup))
+            if len(rows):
+                return binding_at(link, bindings, int(rows[0]))
     return None

@@ -7,9 +7,10 @@ goes wrong before ``start``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ParamSpec, TypeVar
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, cast
 
 from spidl.diagnostics import LinkError, Place
 from spidl.elf import ElfFile
@@ -18,7 +19,7 @@ from spidl.link.dso import Dso, MemoryObject, Need, identity_of
 from spidl.link.environment import Environment
 from spidl.link.facts import Facts
 from spidl.link.mediator import Mediator
-from spidl.link.module import Module, check_order, failed
+from spidl.link.module import Module, check_order, expect_result, failed
 from spidl.link.namespace import Namespace
 from spidl.link.phases import (
     COLLECT,
@@ -30,9 +31,10 @@ from spidl.link.phases import (
     PROTECT,
     RELOCATE,
     START,
+    Phase,
     PostPhase,
 )
-from spidl.link.pipeline import Pipeline
+from spidl.link.pipeline import Pipeline, Registered
 from spidl.link.space import AddressSpace, Placement, Protect, Provenance
 from spidl.link.symbols import Bindings, Definition, Exports, Requests, version_of
 
@@ -59,9 +61,15 @@ class Link:
     """
 
     def __init__(
-        self, program: str, modules: Sequence[Module], environment: Environment | None = None
+        self,
+        program: str | MemoryObject,
+        modules: Sequence[Module],
+        environment: Environment | None = None,
     ) -> None:
-        self.program = program
+        self.program = program if isinstance(program, str) else program.name
+        self._program = (
+            Need(program, program, because="the program") if isinstance(program, str) else program
+        )
         self.modules = tuple(modules)
         self.environment = environment or Environment()
         self.objects: list[Dso] = []
@@ -98,7 +106,7 @@ class Link:
 
     def collect(self) -> None:
         """Open the program and, breadth-first, whatever is needed, until the set is closed."""
-        self._add_file(Need(self.program, self.program, because="the program"), None)
+        self._add(self._program, None)
         done = self._close(0)
         self._post(POST_COLLECT)
         self._close(done)
@@ -117,9 +125,8 @@ class Link:
                     help="add a module that understands this kind of file, for instance sysv",
                 )
             for registered in passes:
-                placement = self._run(LOAD.name, registered.module, dso, registered.run,
-                                      registered.strong, dso, self)  # fmt: skip
-                self._expect(placement, Placement, LOAD.name, registered.module, dso)
+                placement = self._run(LOAD.name, registered, dso, dso, self)
+                expect_result(placement, Placement, LOAD.name, registered.module, dso.path)
                 if registered.strong:
                     dso._bias = placement.bias
                 for mapping in placement.mappings:
@@ -131,8 +138,7 @@ class Link:
         """Symbols are bound and words written; beyond this point memory is final."""
         for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
             for registered in pipeline.passes(RELOCATE):
-                self._run(RELOCATE.name, registered.module, dso, registered.run,
-                          registered.strong, dso, self)  # fmt: skip
+                self._run(RELOCATE.name, registered, dso, dso, self)
         self._post(POST_RELOCATE)
         self.space.seal("writes")
 
@@ -140,11 +146,8 @@ class Link:
         """Final permissions."""
         for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
             for registered in pipeline.passes(PROTECT):
-                protections = self._run(PROTECT.name, registered.module, dso, registered.run,
-                                        registered.strong, dso, self)  # fmt: skip
                 by = Provenance(PROTECT.name, registered.module, dso.name)
-                for protect in protections:
-                    self._expect(protect, Protect, PROTECT.name, registered.module, dso)
+                for protect in self._results(PROTECT, registered, dso, Protect):
                     self.space.protect(protect, by)
         self._post(POST_PROTECT)
         self.space.seal("permissions")
@@ -154,8 +157,7 @@ class Link:
         jumps: list[Action] = []
         for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
             for registered in pipeline.passes(START):
-                for action in self._run(START.name, registered.module, dso, registered.run,
-                                        registered.strong, dso, self):  # fmt: skip
+                for action in self._results(START, registered, dso, Action):
                     (jumps if isinstance(action, Jump) else self.actions).append(action)
         if len(jumps) != 1:
             raise LinkError(
@@ -262,28 +264,29 @@ class Link:
         except Exception as error:
             raise failed(module, phase, dso.path, error) from error
 
-    def _run(
-        self,
-        phase: str,
-        module: str,
-        dso: Dso,
-        call: Callable[..., T],
-        strong: bool,
-        *args: object,
-    ) -> T:
-        self._current = Provenance(phase, module, dso.name)
-        name = getattr(call, "__qualname__", repr(call))
-        self.history.append(PassRun(phase, module, dso.name, name, strong))
-        return self.guard(module, phase, dso, call, *args)
+    def _run(self, phase: str, registered: Registered[T], dso: Dso, *arguments: object) -> T:
+        self._current = Provenance(phase, registered.module, dso.name)
+        self.history.append(
+            PassRun(phase, registered.module, dso.name, registered.name, registered.strong)
+        )
+        return self.guard(registered.module, phase, dso, registered.run, *arguments)
 
-    def _expect(self, value: object, kind: type, phase: str, module: str, dso: Dso) -> None:
-        if not isinstance(value, kind):
-            raise LinkError(
-                "module/wrong-result",
-                f"module `{module}` gave {type(value).__name__} in {phase}, not {kind.__name__}",
-                place=Place(dso.path),
-                help="see spidl.api for what a pass of this phase gives",
-            )
+    def _results(
+        self,
+        phase: Phase[Any],
+        registered: Registered[Iterable[T]],
+        dso: Dso,
+        kind: type[T] | UnionType,
+    ) -> Iterator[T]:
+        """What a pass gives, one at a time: it may look at the link between two of them."""
+        module = registered.module
+        results = self._run(phase.name, registered, dso, dso, self)
+        expect_result(results, Iterable, phase.name, module, dso.path)
+        iterator = self.guard(module, phase.name, dso, iter, results)
+        end = object()
+        while (item := self.guard(module, phase.name, dso, next, iterator, end)) is not end:
+            expect_result(item, kind, phase.name, module, dso.path)
+            yield cast(T, item)
 
     def _post(self, phase: PostPhase) -> None:
         """Run a post-phase: each pass once, however many objects it was registered for."""
@@ -292,34 +295,21 @@ class Link:
             for registered in pipeline.link_passes(phase):
                 if registered.run not in seen:
                     seen.add(registered.run)
-                    self._run(phase.name, registered.module, pipeline.dso, registered.run,
-                              registered.strong, self)  # fmt: skip
+                    self._run(phase.name, registered, pipeline.dso, self)
 
     def _close(self, done: int) -> int:
-        """Run the collect passes of the objects from number ``done`` on, those they add included."""
+        """Run the collect passes from object ``done`` on, until no new objects come."""
         while done < len(self.objects):
             dso = self.objects[done]
             # What modules add comes before the object's own needs, as LD_PRELOAD does.
             for registered in sorted(self.pipelines[done].passes(COLLECT), key=lambda p: p.strong):
-                self._collect(dso, registered.module, registered.run, registered.strong)
+                for need in self._results(COLLECT, registered, dso, Need | MemoryObject):
+                    by = None if registered.strong else registered.module
+                    found = self._add(need, dso, made_by=by)
+                    if found not in dso.dependencies:
+                        dso.dependencies.append(found)
             done += 1
         return done
-
-    def _collect(
-        self, dso: Dso, module: str, run: Callable[..., object], strong: bool
-    ) -> None:
-        needs = self._run(COLLECT.name, module, dso, run, strong, dso, self)
-        iterator = iter(needs)  # type: ignore[call-overload]  # checked by the guard below
-        while True:
-            # One at a time: a pass may look at what the link knows after each object it asked for.
-            need = self.guard(module, COLLECT.name, dso, next, iterator, None)
-            if need is None:
-                return
-            if not isinstance(need, Need | MemoryObject):
-                self._expect(need, Need, COLLECT.name, module, dso)
-            found = self._add(need, dso, made_by=None if strong else module)
-            if found not in dso.dependencies:
-                dso.dependencies.append(found)
 
     def _add(
         self,

@@ -15,15 +15,18 @@ _DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 class Memory:
-    """Arrays of bytes at addresses that do not overlap."""
+    """Arrays of bytes at addresses that do not overlap.
+
+    A read-only array (a view of a mapped file) is copied when it is first written to.
+    """
 
     def __init__(self, blocks: Sequence[tuple[int, U8]]) -> None:
         self.blocks = sorted(blocks, key=lambda block: block[0])
         self._starts = np.array([start for start, _ in self.blocks], np.uint64)
         self._sizes = np.array([len(data) for _, data in self.blocks], np.uint64)
 
-    def _split(self, addresses: U64, width: int) -> Iterator[tuple[U8, npt.NDArray[np.intp], I64]]:
-        """(block, rows, offsets) for all addresses; LookupError(address) for one outside."""
+    def _split(self, addresses: U64, width: int) -> Iterator[tuple[int, npt.NDArray[np.intp], I64]]:
+        """(block number, rows, offsets) for all addresses; LookupError(address) for one outside."""
         if not len(addresses):
             return
         if not len(self.blocks):
@@ -36,12 +39,30 @@ class Memory:
         used = np.flatnonzero(np.bincount(index))
         for number in used:
             rows = np.arange(len(addresses)) if len(used) == 1 else np.flatnonzero(index == number)
-            yield self.blocks[number][1], rows, offset[rows].astype(np.int64)
+            yield int(number), rows, offset[rows].astype(np.int64)
+
+    def _writable(self, number: int) -> U8:
+        start, data = self.blocks[number]
+        if not data.flags.writeable:
+            data = data.copy()
+            self.blocks[number] = start, data
+        return data
+
+    def holds(self, addresses: U64, width: int = 8) -> npt.NDArray[np.bool_]:
+        """Whether the words at addresses lie inside."""
+        if not len(self.blocks):
+            return np.zeros(len(addresses), np.bool_)
+        after = np.searchsorted(self._starts, addresses, "right")
+        index = np.maximum(after, 1) - 1
+        offset = addresses - self._starts[index]
+        room = self._sizes[index]
+        return (after > 0) & (offset < room) & (room - offset >= np.uint64(width))
 
     def read_words(self, addresses: U64, width: int = 8) -> U64:
         """The words at addresses, zero-extended.  Raises LookupError(address) outside."""
         values = np.zeros(len(addresses), np.uint64)
-        for data, rows, offset in self._split(addresses, width):
+        for number, rows, offset in self._split(addresses, width):
+            data = self.blocks[number][1]
             if width > 1 and (offset & (width - 1)).any():
                 values[rows] = _gather(data, offset, width)
             else:
@@ -51,7 +72,8 @@ class Memory:
 
     def write_words(self, addresses: U64, values: U64, width: int = 8) -> None:
         """Write words, truncated to ``width`` bytes.  Raises LookupError(address) outside."""
-        for data, rows, offset in self._split(addresses, width):
+        for number, rows, offset in self._split(addresses, width):
+            data = self._writable(number)
             chosen = values[rows]
             if width > 1 and (offset & (width - 1)).any():
                 octets = chosen.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :width]
@@ -60,20 +82,21 @@ class Memory:
                 whole = data[: len(data) & -width].view(_DTYPES[width])
                 whole[offset // width] = chosen.astype(_DTYPES[width])
 
-    def _block(self, address: int, size: int) -> tuple[U8, int]:
+    def _block(self, address: int) -> tuple[int, int]:
+        """The number of the block that holds an address, and the offset in it."""
         index = int(np.searchsorted(self._starts, np.uint64(address), "right")) - 1
         if index >= 0:
             start, data = self.blocks[index]
-            if address - start + size <= len(data):
-                return data, address - start
+            if address - start < len(data):
+                return index, address - start
         raise LookupError(address)
 
     def read_bytes(self, address: int, size: int) -> U8:
         """A copy of bytes that may cross blocks.  Raises LookupError(address) outside."""
         parts = []
         while size > 0:
-            data, offset = self._block(address, 1)
-            part = data[offset : offset + size]
+            number, offset = self._block(address)
+            part = self.blocks[number][1][offset : offset + size]
             parts.append(part)
             address += len(part)
             size -= len(part)
@@ -83,7 +106,8 @@ class Memory:
         """Write bytes that may cross blocks.  Raises LookupError(address) outside."""
         done = 0
         while done < len(content):
-            data, offset = self._block(address + done, 1)
+            number, offset = self._block(address + done)
+            data = self._writable(number)
             part = content[done : done + len(data) - offset]
             data[offset : offset + len(part)] = part
             done += len(part)
@@ -91,6 +115,15 @@ class Memory:
     def copy(self) -> Memory:
         """An independent copy."""
         return Memory([(start, data.copy()) for start, data in self.blocks])
+
+
+def among(values: U64, ordered: U64) -> npt.NDArray[np.bool_]:
+    """Which values occur in an ascending array (np.isin sorts both of its arguments)."""
+    if not len(ordered):
+        return np.zeros(len(values), np.bool_)
+    at = np.searchsorted(ordered, values)
+    found: npt.NDArray[np.bool_] = ordered[np.minimum(at, len(ordered) - 1)] == values
+    return found
 
 
 def _gather(data: U8, offset: I64, width: int) -> U64:

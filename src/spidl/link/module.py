@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from types import UnionType
+from typing import TYPE_CHECKING, ClassVar, dataclass_transform
 
 from spidl.diagnostics import LinkError, Place
 
@@ -14,12 +16,13 @@ if TYPE_CHECKING:
     from spidl.link.pipeline import Pipeline
 
 
+@dataclass_transform(eq_default=False)
 class Module:
     """Base of every module, built in or not (the paper, section 3.1).
 
     ``register`` is called once for each object, in the order of the user's module list, and adds
-    passes and resolvers to that object's pipeline.  A module with settings is a dataclass; its
-    fields are filled from ``[modules.NAME]`` and checked against their annotations.
+    passes and resolvers to that object's pipeline.  Every module is a dataclass; its fields are its
+    settings, filled from ``[modules.NAME]`` and checked against their annotations.
     """
 
     name: ClassVar[str] = ""
@@ -32,6 +35,7 @@ class Module:
     def __init_subclass__(cls) -> None:
         if "name" not in cls.__dict__:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", cls.__name__).lower()
+        dataclasses.dataclass(eq=False)(cls)
 
     def register(self, dso: Dso, pipeline: Pipeline) -> None:
         """Add passes for ``dso``.  Adding none means: do not handle."""
@@ -76,3 +80,19 @@ def failed(module: str, phase: str, path: str, error: Exception) -> LinkError:
         notes=(f"raised at {where}",),
         help=f"this is a fault of the module; leave `{module}` out to go on without it",
     )
+
+
+def expect_result(
+    value: object, kind: type | UnionType, phase: str, module: str, path: str
+) -> None:
+    """Raises `LinkError` ``module/wrong-result`` unless a pass gave what its phase wants."""
+    if not isinstance(value, kind):
+        kinds: tuple[type, ...] = getattr(kind, "__args__", (kind,))
+        names = [one.__name__ for one in kinds]
+        wanted = " or ".join(names) if len(names) < 3 else "an action"
+        raise LinkError(
+            "module/wrong-result",
+            f"module `{module}` gave {type(value).__name__} in {phase}, not {wanted}",
+            place=Place(path),
+            help="see docs/modules.md for what a pass of this phase gives",
+        )

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     Finder = Callable[[str, Dso, Link], Need]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Registered(Generic[T]):
+class Registered(Generic[T_co]):
     """A pass, who brought it, and whether it is the main one."""
 
-    run: Callable[..., T]
+    run: Callable[..., T_co]
     module: str
     strong: bool
 

@@ -41,21 +41,21 @@ class Batch:
     """Row in ``bindings`` for each relocation."""
 
     @property
-    def B(self) -> np.uint64:  # noqa: N802  (the psABI's letter)
+    def B(self) -> np.uint64:
         return np.uint64(self.dso.bias)
 
     @property
-    def S(self) -> U64:  # noqa: N802  (the psABI's letter)
+    def S(self) -> U64:
         return self.bindings.value[self.row]
 
     @property
-    def T(self) -> U64:  # noqa: N802  (like the psABI's letters)
+    def T(self) -> U64:
         """Offsets of TLS symbols in their segment; 0 for the segment itself (symbol 0)."""
         segment = self.bindings.requests.symbol[self.row] == 0
         return np.where(segment, np.uint64(0), self.S)
 
     @property
-    def Z(self) -> U64:  # noqa: N802  (the psABI's letter)
+    def Z(self) -> U64:
         return self.bindings.size[self.row]
 
     @property

@@ -8,6 +8,7 @@ target applies the same batches to what ld.so left, and compares).
 from __future__ import annotations
 
 import secrets
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,10 @@ PAGE = 4096
 _LOW, _HIGH = 0x100_0000_0000, 0x3000_0000_0000
 """Where links are placed: above any non-PIE program, far below the kernel's mmap area, so that
 the heap (brk follows the last PT_LOAD) has room to grow."""
+_SEALS = {
+    "mappings": "load/sealed", "writes": "relocate/sealed", "permissions": "protect/sealed",
+}  # fmt: skip
+"""The error for what comes too late: the code has the phase that it belongs to."""
 
 
 def page_down(address: int) -> int:
@@ -68,11 +73,17 @@ class Mapping:
         return self.start + self.length
 
     def initial(self) -> U8:
-        """The bytes before any write."""
+        """The bytes before any write; read-only where they are the file's own."""
+        if self.content is not None and len(self.content) == self.filled == self.length:
+            return self.content
         memory = np.zeros(self.length, np.uint8)
         if self.content is not None:
             memory[: self.filled] = self.content[: self.filled]
         return memory
+
+
+def _start(mapping: Mapping) -> int:
+    return mapping.start
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +159,8 @@ class AddressSpace:
         """The lowest address chosen by this link; fresh for each link (it stands for ASLR)."""
         self.top = self.base
         self.mappings: list[Mapping] = []
+        self._ordered: list[Mapping] = []
+        """The same, in order of address."""
         self.protections: list[tuple[Protect, Provenance]] = []
         self.writes: list[Write | CopyRun] = []
         self.deferred: list[Deferred] = []
@@ -165,7 +178,7 @@ class AddressSpace:
     def _check(self, seal: str, by: Provenance, what: str) -> None:
         if seal in self.sealed:
             raise LinkError(
-                f"{by.phase.removeprefix('post-')}/sealed",
+                _SEALS[seal],
                 f"module `{by.module}` {what} in {by.phase}, after the {seal} were sealed",
                 place=Place(by.dso),
                 help="map in load, write before the end of post-relocate, protect in protect",
@@ -174,7 +187,8 @@ class AddressSpace:
     def map(self, mapping: Mapping) -> None:
         """Add a mapping.  Raises `LinkError` when sealed or when it overlaps another."""
         self._check("mappings", mapping.by, "maps memory")
-        for other in self.mappings:
+        at = bisect_left(self._ordered, mapping.start, key=_start)
+        for other in self._ordered[max(at - 1, 0) : at + 1]:
             if mapping.start < other.end and other.start < mapping.end:
                 raise LinkError(
                     "load/overlap",
@@ -184,6 +198,7 @@ class AddressSpace:
                     help="two objects with fixed addresses cannot share a process",
                 )
         self.mappings.append(mapping)
+        self._ordered.insert(at, mapping)
         self._memory = None
 
     def write(
@@ -260,8 +275,7 @@ class AddressSpace:
     def memory(self) -> Memory:
         """The content of all mappings, with every write so far."""
         if self._memory is None:
-            ordered = sorted(self.mappings, key=lambda m: m.start)
-            self._memory = Memory([(m.start, m.initial()) for m in ordered])
+            self._memory = Memory([(m.start, m.initial()) for m in self._ordered])
             self._applied = 0
         self.apply(self._memory, self._applied)
         self._applied = len(self.writes)
@@ -269,9 +283,9 @@ class AddressSpace:
 
     def at(self, address: int) -> Mapping | None:
         """The mapping that holds an address."""
-        for mapping in self.mappings:
-            if mapping.start <= address < mapping.end:
-                return mapping
+        before = bisect_right(self._ordered, address, key=_start) - 1
+        if before >= 0 and address < self._ordered[before].end:
+            return self._ordered[before]
         return None
 
     def writers(self, address: int) -> Iterator[tuple[Write | CopyRun, int]]:

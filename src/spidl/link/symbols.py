@@ -52,7 +52,7 @@ class SymbolRequest:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A resolver's answer: a symbol of an object (see `Link.definition`), or an absolute address."""
+    """A resolver's answer: an object's symbol (see `Link.definition`), or an absolute address."""
 
     dso: Dso | None
     name: str

@@ -10,7 +10,7 @@ PRELOAD_FILE = "/etc/ld.so.preload"
 
 
 class Preload(Module):
-    """One weak collect pass (the paper, section 3.1)."""
+    """Adds what LD_PRELOAD names: one weak collect pass (the paper, section 3.1)."""
 
     name = "preload"
 

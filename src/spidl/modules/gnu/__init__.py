@@ -19,7 +19,7 @@ from spidl.api import (
     Pipeline,
 )
 from spidl.modules.gnu.recipes import GNU
-from spidl.modules.gnu.runtime import enter, is_glibc, uses_libc
+from spidl.modules.gnu.runtime import enter, is_glibc, needs_linker
 from spidl.modules.gnu.search import find, refuse_special
 from spidl.modules.gnu.symbols import GnuVersioning, add_versions, check_versions
 
@@ -46,7 +46,7 @@ class Gnu(Module):
 
             def start(dso: Dso, link: Link) -> list[Action]:
                 """Enter through ld.so, or directly where nothing needs it."""
-                if uses_libc(link) or without_libc is None:
+                if needs_linker(link) or without_libc is None:
                     return enter(link)
                 return list(without_libc(dso, link))
 
@@ -54,9 +54,9 @@ class Gnu(Module):
 
 
 def bring_interpreter(link: Link) -> None:
-    """ld.so is part of the process even where nothing names it as needed."""
+    """ld.so stays in the process for programs that cannot do without, whoever names it."""
     interp = link.root.file.interp
-    if interp is not None:
+    if interp is not None and needs_linker(link):
         link.add(Need(interp, interp, because="PT_INTERP"), in_scope=False)
 
 

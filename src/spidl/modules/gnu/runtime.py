@@ -43,10 +43,9 @@ def interpreter_of(link: Link) -> Dso:
     return found
 
 
-def uses_libc(link: Link) -> bool:
-    """Whether anything in scope needs ld.so at run time: libc always does."""
-    linker = interpreter_of(link)
-    return linker in link.main.members or any(dso.file.tls for dso in link.objects)
+def needs_linker(link: Link) -> bool:
+    """Whether anything needs ld.so at run time: a libc does (DT_NEEDED), and so does TLS."""
+    return link.known(SONAME) is not None or any(dso.file.tls for dso in link.objects)
 
 
 def enter(link: Link) -> list[Action]:

@@ -1,7 +1,6 @@
 """The relocation types of the x86-64 psABI (table 4.9) that reach run time, as recipes.
 
-Formulas are the psABI's; where it leaves room they follow glibc's elf_machine_rela
-(sysdeps/x86_64/dl-machine.h): addends count for GLOB_DAT and JUMP_SLOT too.
+Formulas are the psABI's; glibc's are in elf_machine_rela (sysdeps/x86_64/dl-machine.h).
 """
 
 from __future__ import annotations
@@ -16,6 +15,11 @@ from spidl.api import U64, Batch, LinkError, LookupClass, Place, R, Recipe, Word
 
 def _plain(batch: Batch) -> list[Words]:
     return [Words(batch.P, batch.S + batch.A)]
+
+
+def _slot(batch: Batch) -> list[Words]:
+    """No addend: a linker may keep the PLT entry's offset there (binutils, -z mark-plt)."""
+    return [Words(batch.P, batch.S)]
 
 
 def _relative(batch: Batch) -> list[Words]:
@@ -81,8 +85,8 @@ def _checked(batch: Batch, values: U64, bad: npt.NDArray[np.bool_]) -> U64:
 _SPECS: tuple[tuple[R, int, Callable[[Batch], list[Words]], LookupClass, bool, bool], ...] = (
     # type, bytes, formula, look-up, uses a symbol, calls an IFUNC's resolver
     (R.R64, 8, _plain, LookupClass.NORMAL, True, True),
-    (R.GLOB_DAT, 8, _plain, LookupClass.NORMAL, True, True),
-    (R.JUMP_SLOT, 8, _plain, LookupClass.PLT, True, True),
+    (R.GLOB_DAT, 8, _slot, LookupClass.NORMAL, True, True),
+    (R.JUMP_SLOT, 8, _slot, LookupClass.PLT, True, True),
     (R.RELATIVE, 8, _relative, LookupClass.NORMAL, False, False),
     (R.RELATIVE64, 8, _relative, LookupClass.NORMAL, False, False),
     (R.PC32, 4, _pc_relative, LookupClass.NORMAL, True, True),

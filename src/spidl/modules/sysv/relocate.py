@@ -40,6 +40,8 @@ def relocate(dso: Dso, link: Link) -> None:
 
     Raises `LinkError` ``relocate/unknown-type``, ``relocate/undefined-symbol``.
     """
+    if starts_itself(dso):
+        return
     recipes = link.facts[RECIPES]
     tables = [(name, t) for name, t in (("DT_RELA", dso.file.rela), ("DT_JMPREL", dso.file.jmprel))
               if len(t)]  # fmt: skip
@@ -64,14 +66,22 @@ def relocate(dso: Dso, link: Link) -> None:
             _apply(batch, recipe, int(number))
 
 
+def starts_itself(dso: Dso) -> bool:
+    """A static program, PIE or not, relocates itself and sets up its own threads."""
+    return dso.is_root and dso.file.interp is None and not dso.file.needed
+
+
 def _check_types(dso: Dso, name: str, table: Table, recipes: dict[int, Recipe]) -> None:
-    for number in np.unique(table["r_type"]):
-        if int(number) not in recipes and number not in (R.NONE, R.COPY):
-            index = int(np.flatnonzero(table["r_type"] == number)[0])
+    # All that lie above the known ones count as one: a table may name any 32-bit number.
+    types = np.minimum(table["r_type"], max(R.COPY, *recipes) + 1)
+    for known in np.flatnonzero(np.bincount(types)):
+        if int(known) not in recipes and known not in (R.NONE, R.COPY):
+            index = int(np.flatnonzero(types == known)[0])
+            number = int(table["r_type"][index])
             raise LinkError(
                 "relocate/unknown-type",
-                f"{dso.name} has a relocation of unknown type {int(number)} "
-                f"({relocation_name(int(number))})",
+                f"{dso.name} has a relocation of unknown type {number} "
+                f"({relocation_name(number)})",
                 place=Place(dso.path, name, index, int(table["r_offset"][index])),
                 help="no module in the list brings a recipe for this type",
             )

@@ -10,6 +10,8 @@ import numpy as np
 
 from spidl.api import Action, Call, CallStore, Dso, Jump, Link, Place, Refusal
 
+from spidl.modules.sysv.relocate import starts_itself
+
 
 def start(dso: Dso, link: Link) -> list[Action]:
     """The actions of a program without a run-time linker.
@@ -17,6 +19,8 @@ def start(dso: Dso, link: Link) -> list[Action]:
     Raises `Refusal` ``start/needs-runtime`` for a program with a libc: that libc's linker must set
     up threads and dlopen, which is the business of the gnu and musl modules.
     """
+    if starts_itself(dso):
+        return [Jump(dso.bias + dso.file.entry)]
     for other in link.main.members:
         if other is not dso and {"libc.so.6", "libc.so"} & other.names:
             raise Refusal(

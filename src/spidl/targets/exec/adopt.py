@@ -16,7 +16,7 @@ import numpy as np
 from spidl.diagnostics import LinkError, Place, Refusal
 from spidl.link.actions import Anchor, Protection, SetThread, ThreadCall, Word
 from spidl.link.link import Link
-from spidl.link.memory import U64, Memory
+from spidl.link.memory import U64, Memory, among
 from spidl.link.runtime import Runtime
 from spidl.link.space import page_up
 from spidl.targets.exec.capture import capture
@@ -175,11 +175,12 @@ def _deferred_words(
 
 
 def _written(link: Link) -> U64:
-    """Every address that our passes wrote, and those that they left to the process."""
+    """In order: every address that our passes wrote, and those that they left to the process."""
     parts = [w.addresses & np.uint64(2**64 - 8) for w in link.space.writes
              if hasattr(w, "addresses")]  # fmt: skip
     parts += [d.addresses for d in link.space.deferred]
-    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+    # The parts are runs in ascending order, which a stable sort only merges.
+    return np.sort(np.concatenate(parts), kind="stable") if parts else np.zeros(0, np.uint64)
 
 
 def _restore_linker(link: Link, runtime: Runtime, memory: Memory, lazy: Memory) -> None:
@@ -208,7 +209,7 @@ def _start_words(
         _reset_rseq(memory, address, size)
     addresses = differing(memories)
     own = (addresses >= np.uint64(runtime.linker.start)) & (addresses < np.uint64(runtime.linker.end))
-    addresses = addresses[own | ~np.isin(addresses, written)]
+    addresses = addresses[own | ~among(addresses, written)]
     values = [m.read_words(addresses) for m in memories]
     anchors = [run.anchors for run in runs]
     words: list[Word] = []

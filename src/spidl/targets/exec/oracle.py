@@ -8,7 +8,7 @@ from spidl.diagnostics import LinkError, Place
 from spidl.elf import DT
 from spidl.link.dso import Dso
 from spidl.link.link import Link
-from spidl.link.memory import U64, Memory
+from spidl.link.memory import U64, Memory, among
 from spidl.link.space import CopyRun, Write
 
 
@@ -29,7 +29,7 @@ def compare(link: Link, linker: Dso, theirs: Memory, *, slots_bound: bool) -> No
             continue
         checked = np.flatnonzero(write.owner < 0)
         if len(skip):
-            checked = checked[~np.isin(write.addresses[checked], skip)]
+            checked = checked[~among(write.addresses[checked], skip)]
         addresses = write.addresses[checked]
         found = theirs.read_words(addresses, write.width)
         mask = np.uint64(2 ** (8 * write.width) - 1)
@@ -44,7 +44,7 @@ def compare(link: Link, linker: Dso, theirs: Memory, *, slots_bound: bool) -> No
 
 
 def _rewritten(link: Link) -> U64:
-    """Words written more than once: inside COPY targets, and DT_DEBUG's, which ld.so fills in."""
+    """Words, in order, that are written more than once: inside COPY targets, and DT_DEBUG's, which ld.so fills in."""
     words: list[U64] = []
     for write in link.space.writes:
         if isinstance(write, CopyRun):
@@ -55,7 +55,7 @@ def _rewritten(link: Link) -> U64:
         for i in np.flatnonzero(root.file.dynamic["d_tag"] == DT.DEBUG):
             at = root.bias + root.file.dynamic_vaddr + 16 * int(i) + 8
             words.append(np.array([at], np.uint64))
-    return np.concatenate(words) if words else np.zeros(0, np.uint64)
+    return np.sort(np.concatenate(words)) if words else np.zeros(0, np.uint64)
 
 
 def _compare_copy(copy: CopyRun, theirs: Memory) -> None:

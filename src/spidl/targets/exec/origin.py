@@ -11,27 +11,21 @@ import os
 
 import numpy as np
 
-from spidl.elf import STT
+from spidl.elf import DT
 from spidl.link.link import Link
 from spidl.link.memory import Memory
-from spidl.link.runtime import Runtime
 
 _MAP_SIZE = 1408
 """Bytes of struct link_map to look at; it grew from 1120 to 1200 over glibc 2.31 to 2.41."""
 
 
-def find_debug(runtime: Runtime) -> int:
-    """The run-time address of _r_debug, 0 if the linker has none."""
-    return find_symbol(runtime, b"_r_debug") or find_symbol(runtime, b"_dl_debug_addr")
-
-
-def find_symbol(runtime: Runtime, name: bytes) -> int:
-    """The run-time address of one of the linker's exported objects or functions, else 0."""
-    file = runtime.linker.file
-    for index in np.flatnonzero(file.symbols["st_value"] != 0):
-        symbol = file.symbols[int(index)]
-        if symbol["st_info"] & 15 != STT.TLS and file.symbol_name(int(index)).encode() == name:
-            return runtime.linker.symbol_address(int(index))
+def find_debug(link: Link, memory: Memory) -> int:
+    """The run-time address of struct r_debug: what the linker put into DT_DEBUG, 0 if nothing."""
+    root = link.root
+    if root.file.dynamic_vaddr is None:
+        return 0
+    for index in np.flatnonzero(root.file.dynamic["d_tag"] == DT.DEBUG):
+        return _word(memory, root.bias + root.file.dynamic_vaddr + 16 * int(index) + 8)
     return 0
 
 
@@ -53,13 +47,13 @@ def origin_field(memory: Memory, debug: int) -> int | None:
         if not name.startswith("/"):
             continue
         folder = os.path.dirname(name)
-        here = set()
-        for offset in range(40, _MAP_SIZE, 8):
-            try:
-                if _string(memory, _word(memory, at + offset)) == folder:
-                    here.add(offset)
-            except LookupError:
-                break
+        fields = np.arange(at + 40, at + _MAP_SIZE, 8, dtype=np.uint64)
+        fields = fields[memory.holds(fields)]
+        pointers = memory.read_words(fields)
+        # Most words are no pointers to strings, and most strings are no paths.
+        rows = np.flatnonzero(memory.holds(pointers, 1))
+        rows = rows[memory.read_words(pointers[rows], 1) == ord("/")]
+        here = {int(fields[i]) - at for i in rows if _string(memory, int(pointers[i])) == folder}
         if here:
             candidates = here if candidates is None else candidates & here
     if not maps or candidates is None or len(candidates) != 1:

@@ -8,16 +8,18 @@ program's path in its place (boot/shims.S).  Raw system calls and other objects 
 from __future__ import annotations
 
 import os
+import re
 
 import numpy as np
 
-from spidl.elf import PF, R, name_hash
+from spidl.elf import PF, SHN, R, name_hash
 from spidl.link.dso import Dso
 from spidl.link.link import Link
-from spidl.link.memory import U64, Memory
+from spidl.link.memory import I64, U64, Memory, among
 from spidl.targets.exec.boot import BootCode
 
-_NAME = b"/proc/self/exe"
+_NAME = re.compile(rb"/proc/self/exe")
+"""As a pattern, since those search any buffer without copying it."""
 _SLOTS = (R.JUMP_SLOT, R.GLOB_DAT, R.R64)
 
 
@@ -30,9 +32,10 @@ def answer_for_program(
     thunks: dict[tuple[str, int], int] = {}
     names = {name_hash(name.encode()): name for name in boot.shims}
     for dso in link.objects:
-        if not _mentions(dso):
+        imported = _imported(dso, names)
+        if not len(imported) or not _mentions(dso):
             continue
-        for name, addresses in _slots(dso, names):
+        for name, addresses in _slots(dso, imported, names):
             for address, real in zip(addresses, memory.read_words(addresses), strict=True):
                 key = (name, int(real))
                 if key not in thunks:
@@ -45,19 +48,24 @@ def answer_for_program(
 
 def _mentions(dso: Dso) -> bool:
     """Whether an object's constant data has the string."""
+    constant = [load for load in dso.file.loads if not load.flags & PF.W]
+    # Linkers of today put strings into segments of their own, older ones beside the code.
+    strings = [load for load in constant if not load.flags & PF.X] or constant
     return any(
-        _NAME in dso.file.data[load.offset : load.offset + load.filesz].tobytes()
-        for load in dso.file.loads
-        if not load.flags & PF.W
+        _NAME.search(dso.file.data[load.offset : load.offset + load.filesz])
+        for load in strings
     )
 
 
-def _slots(dso: Dso, names: dict[int, str]) -> list[tuple[str, U64]]:
-    """(function, slot addresses) for each function that has a shim."""
+def _imported(dso: Dso, names: dict[int, str]) -> I64:
+    """The undefined symbols that are functions with a shim."""
+    undefined = np.flatnonzero(dso.file.symbols["st_shndx"] == SHN.UNDEF)
     wanted = np.array(sorted(names), np.uint64)
-    symbols = np.flatnonzero(
-        np.isin(dso.file.name_hashes, wanted) & (dso.file.symbols["st_shndx"] == 0)
-    )
+    return undefined[among(dso.file.name_hashes[undefined], wanted)]
+
+
+def _slots(dso: Dso, symbols: I64, names: dict[int, str]) -> list[tuple[str, U64]]:
+    """(function, slot addresses) for each of the symbols."""
     found = []
     for symbol in symbols:
         name = names[int(dso.file.name_hashes[symbol])]

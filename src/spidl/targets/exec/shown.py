@@ -80,7 +80,7 @@ def show(link: Link, runtime: Runtime, folder: Path) -> Shown:
 
 
 def answered_alone(link: Link) -> dict[str, int]:
-    """Names that no object in scope defines, with what a resolver answered; weak ones may stay 0."""
+    """Names that no object in scope defines and what resolvers answered; weak ones may stay 0."""
     answers: dict[str, int] = {}
     for bindings in link.bindings:
         for row in np.flatnonzero(bindings.alone & ~bindings.requests.weak):

@@ -87,7 +87,7 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     files, copied = _files(link, adopted, layout)
     protections = {vma.start: vma.protection for vma in snapshot.vmas}
     extra = page_up(snapshot.arena_end) + PAGE
-    debug = find_debug(runtime)
+    debug = find_debug(link, memory)
     strings = b""
     if debug:
         field = origin_field(memory, debug)

@@ -1,0 +1,37 @@
+# make demo: a real program through Spidl.  make test: everything that must hold.
+PYTHON := .venv/bin/python
+
+.PHONY: setup setup-test demo test lint survey trixie bench clean
+
+setup:
+	@scripts/setup run
+
+setup-test:
+	@scripts/setup test
+
+demo: setup
+	@scripts/demo
+
+test: setup-test lint
+	$(PYTHON) -m pytest -q
+
+lint: setup-test
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --strict tests/programs tests/survey
+
+# Every program of this machine, then real work in a root of another Debian: minutes.
+survey: setup-test
+	$(PYTHON) -m tests.survey $(ARGS)
+	$(PYTHON) -m tests.survey.trixie
+
+trixie: setup-test
+	$(PYTHON) -m tests.survey.trixie $(ARGS)
+
+bench: setup-test
+	$(PYTHON) -m benchmarks.start $(ARGS)
+
+clean:
+	$(MAKE) --quiet -C boot clean
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
