@@ -1,4 +1,4 @@
-"""Timing whole processes fairly: all candidates take turns, medians and pairwise ratios are kept."""
+"""Timing whole processes fairly: all candidates take turns, medians are kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def once(argv: Sequence[str]) -> tuple[float, int]:
         (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
     ]
     began = time.perf_counter()
-    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=silent)
+    pid = os.posix_spawn(argv[0], list(argv), os.environ, file_actions=silent)
     _, _, usage = os.wait4(pid, 0)
     return time.perf_counter() - began, usage.ru_minflt
 

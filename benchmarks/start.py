@@ -151,7 +151,8 @@ def table_of(
         f"no libc {scale['no libc'].milliseconds:.3f}"
     )
     lines += ["", "Private memory of a waiting process, kB: ld.so / shared / copied"]
-    lines += [f"{n:10} {r['ld.so']:>8} {r['shared']:>8} {r['copied']:>8}" for n, r in memory.items()]
+    for name, kilobytes in memory.items():
+        lines.append(f"{name:10} " + " ".join(f"{value:>8}" for value in kilobytes.values()))
     lines += ["", "Cold link, seconds, the whole `spidl build`"]
     lines += [f"{name:10} {seconds:8.2f}" for name, seconds in links.items()]
     return "\n".join(lines)

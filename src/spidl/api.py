@@ -38,6 +38,7 @@ from spidl.link.facts import Fact
 from spidl.link.link import Link
 from spidl.link.module import Module
 from spidl.link.namespace import Namespace
+from spidl.link.order import dependency_order
 from spidl.link.phases import (
     COLLECT,
     LOAD,
@@ -143,6 +144,7 @@ __all__ = [
     "Versioning",
     "Words",
     "build_dso",
+    "dependency_order",
     "name_hash",
     "page_down",
     "page_up",

@@ -10,18 +10,27 @@ import importlib.util
 import inspect
 import os
 import sys
-import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spidl.diagnostics import LinkError, Place
 from spidl.link.module import Module
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 GROUP = "spidl.modules"
 DEFAULT_PIPELINE = ("preload", "sysv", "gnu", "musl")
+_OWN = {
+    "preload": ("spidl.modules.preload", "Preload"),
+    "sysv": ("spidl.modules.sysv", "SystemV"),
+    "gnu": ("spidl.modules.gnu", "Gnu"),
+    "musl": ("spidl.modules.musl", "Musl"),
+}
+"""Spidl's own entry points again: a link with these alone need not read (for 25 ms) what packages
+are installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,8 @@ def read_configuration(path: str | None) -> Configuration:
         chosen = os.path.join(base, "spidl", "spidl.toml")
         if not os.path.isfile(chosen):
             return Configuration()
+    import tomllib
+
     try:
         with open(chosen, "rb") as file:
             content = tomllib.load(file)
@@ -85,6 +96,8 @@ def _wrong(file: str | None, key: str, expected: str) -> LinkError:
 
 def available() -> dict[str, EntryPoint]:
     """Installed modules by name."""
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -115,6 +128,10 @@ def _class_of(spec: str) -> type[Module]:
     path, _, chosen = spec.partition(":")
     if path.endswith(".py"):
         return _class_in_file(path, chosen)
+    if spec in _OWN:
+        file, name = _OWN[spec]
+        own: type[Module] = getattr(importlib.import_module(file), name)
+        return own
     point = available().get(spec)
     if point is None:
         raise LinkError(
@@ -187,7 +204,8 @@ def _instance(kind: type[Module], settings: Mapping[str, Any], file: str | None)
                 help=f"known are: {', '.join(fields) or 'none'}",
             )
         if not _fits(value, hints[key]):
-            raise _wrong(file, f"modules.{kind.name}.{key}", str(getattr(hints[key], "__name__", hints[key])))
+            expected = str(getattr(hints[key], "__name__", hints[key]))
+            raise _wrong(file, f"modules.{kind.name}.{key}", expected)
     missing = [
         f.name for f in fields.values()
         if f.name not in settings and f.default is dataclasses.MISSING

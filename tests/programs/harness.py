@@ -141,8 +141,6 @@ class Images:
     ) -> Path:
         """The image of ``program``; raises `BuildFailed`, again for each later call."""
         program = Path(os.path.abspath(program))
-        if "SPIDL_ORACLE_ONLY" in os.environ:  # XXX remove
-            return program
         steering = tuple(sorted((k, v) for k, v in env.items() if k.startswith(STEERING)))
         key = (str(program), layout, steering)
         if key not in self._built:
@@ -261,8 +259,6 @@ def compare(
     assert_same(oracle, result, argv, clean)
     for name, content in oracle_files.items():
         assert files[name] == content, f"{argv!r} as {layout} image wrote another {name}"
-    if "SPIDL_ORACLE_ONLY" in os.environ:  # XXX remove
-        return oracle
     verbose, _ = once(image, tool_images, {"SPIDL_VERBOSE": "1"})
     if image_is_used:
         assert PLAIN_WAY not in verbose.stderr, f"the image was not used: {verbose}"

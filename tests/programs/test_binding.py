@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Same, Workshop
+from .harness import assert_same, run, spidl
 
 LINKED = {
     "default": (),
@@ -96,8 +97,8 @@ def test_versions(
         assert outcome.stdout.startswith(b"answer %d\n" % answer)
 
 
-def test_missing_version_is_the_same_error(same: Same, workshop: Workshop) -> None:
-    """ld.so refuses this program before it starts; so does its image, or the way it falls back."""
+def test_missing_version_is_an_error(workshop: Workshop) -> None:
+    """ld.so does not start this program; Spidl says so before anything runs."""
     script = workshop.text("nine.map", "V9 { global: value; };")
     flags = (f"-Wl,--version-script={script}", "-DVALUE=1", "-Wl,-h,libnine.so")
     workshop.library("nine/libnine.so", "value.c", flags=flags)
@@ -105,8 +106,6 @@ def test_missing_version_is_the_same_error(same: Same, workshop: Workshop) -> No
     script = workshop.text("eight.map", "V8 { global: value; };")
     flags = (f"-Wl,--version-script={script}", "-DVALUE=1", "-Wl,-h,libnine.so")
     workshop.library("libnine.so", "value.c", flags=flags)
-    from .harness import run, spidl
-
     oracle = run([str(program)])
     assert oracle.status == 1
     assert b"version `V9' not found" in oracle.stderr
@@ -129,8 +128,9 @@ def test_unresolvable_function(same: Same, workshop: Workshop, arguments: tuple[
     assert (b"undefined symbol: nobody_defines_this" in outcome.stderr) == bool(arguments)
 
 
-def test_copy_of_another_size_warns(same: Same, workshop: Workshop) -> None:
-    """The library's variable grew since the program was linked: ld.so says so on every start."""
+def test_copy_of_another_size_is_refused(workshop: Workshop) -> None:
+    """The library's variable grew since the program was linked.  ld.so says so on every start: an
+    image would start without that warning."""
     small = workshop.text("small.c", "int grown[2] = {1, 2};")
     grown = workshop.text("grown.c", "int grown[4] = {1, 2, 3, 4};")
     main = workshop.text(
@@ -141,5 +141,10 @@ def test_copy_of_another_size_warns(same: Same, workshop: Workshop) -> None:
     workshop.library("small/libgrown.so", str(small), flags=("-Wl,-h,libgrown.so",))
     program = workshop.program("size", str(main), "small/libgrown.so")
     workshop.library("libgrown.so", str(grown))
-    outcome = same([str(program)], expect="1 2\n")
-    assert b"Symbol `grown' has different size in shared object" in outcome.stderr
+    oracle = run([str(program)])
+    assert oracle.stdout == b"1 2\n"
+    assert b"Symbol `grown' has different size in shared object" in oracle.stderr
+    built = spidl(["build", str(program), "-o", str(workshop.folder / "image")])
+    assert built.status == 2
+    assert built.stderr.startswith(b"spidl: refused[relocate/copy-size]:")
+    assert_same(oracle, spidl(["run", str(program)]), ["size"])

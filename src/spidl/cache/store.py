@@ -7,11 +7,8 @@ of every `spidl run`: standard library only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -41,6 +38,8 @@ def cache_folder() -> str:
 
 def key_of(parts: Iterable[str]) -> str:
     """The name of an entry: a hash of everything that selects it."""
+    import hashlib
+
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogateescape")
@@ -107,6 +106,9 @@ class Store:
 
         Raises `LinkError` ``cache/cannot-write``.
         """
+        import tempfile
+        from shutil import rmtree
+
         place = self._place(key)
         parent = os.path.dirname(place)
         temporary = None
@@ -141,11 +143,14 @@ class Store:
             ) from None
         finally:
             if temporary is not None and os.path.isdir(temporary):
-                shutil.rmtree(temporary, ignore_errors=True)
+                rmtree(temporary, ignore_errors=True)
         return Entry(None if content is None else os.path.join(place, name), refusal)
 
     def _install(self, temporary: str, place: str) -> None:
         """Put a finished entry in its place; the old one goes aside first, then away."""
+        import tempfile
+        from shutil import rmtree
+
         for _ in range(3):
             try:
                 os.rename(temporary, place)
@@ -157,5 +162,5 @@ class Store:
                 except OSError:
                     pass
                 finally:
-                    shutil.rmtree(aside, ignore_errors=True)
+                    rmtree(aside, ignore_errors=True)
         os.rename(temporary, place)

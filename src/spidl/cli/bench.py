@@ -36,7 +36,7 @@ class Way:
     """Page faults without I/O (ru_minflt), a run each."""
     status: int | None = None
 
-    def run(self, argv: Sequence[str], *, kept: bool = True) -> None:
+    def run(self, argv: list[str], *, kept: bool = True) -> None:
         """Start it once, with output to /dev/null, and wait.  Raises `LinkError`."""
         null = os.devnull
         actions = [
@@ -99,7 +99,7 @@ def _images(request: Request, folder: str) -> Iterator[Way]:
         yield Way(name, path, time.perf_counter() - began, len(content))
 
 
-def _check_images(ways: Sequence[Way], argv: Sequence[str]) -> None:
+def _check_images(ways: Sequence[Way], argv: list[str]) -> None:
     """Warm up; the ways must end alike, and no image may leave for the plain way.
 
     Raises `LinkError` ``bench/plain-way``, ``bench/different``.
@@ -128,7 +128,7 @@ def _check_images(ways: Sequence[Way], argv: Sequence[str]) -> None:
             )
 
 
-def _plain_reason(path: str, argv: Sequence[str]) -> str | None:
+def _plain_reason(path: str, argv: list[str]) -> str | None:
     """Boot's message if this image takes the plain way, None if it does not."""
     with tempfile.TemporaryFile() as output:
         number = output.fileno()
@@ -166,7 +166,7 @@ def _ratios(way: Way, base: Way) -> list[float]:
     return [b / w for w, b in zip(way.times, base.times, strict=True)]
 
 
-def _json(argv: Sequence[str], ways: Sequence[Way]) -> dict[str, object]:
+def _json(argv: list[str], ways: Sequence[Way]) -> dict[str, object]:
     return {
         "command": list(argv),
         "runs": len(ways[0].times),
@@ -185,7 +185,7 @@ def _json(argv: Sequence[str], ways: Sequence[Way]) -> dict[str, object]:
     }
 
 
-def _text(argv: Sequence[str], ways: Sequence[Way]) -> list[str]:
+def _text(argv: list[str], ways: Sequence[Way]) -> list[str]:
     def spread(way: Way) -> str:
         if len(way.times) < 4:
             return "-"

@@ -12,13 +12,13 @@ from spidl.session import build as link_and_encode
 
 def build(options: argparse.Namespace) -> int:
     """Write the image whole or not at all, and say what was linked."""
-    from spidl.targets.exec.writer import write_whole
-
     program = find_program(options.program)
     request = Request(program, tuple(options.extra), options.layout, options.config,
                       tuple(options.settings))  # fmt: skip
     began = time.perf_counter()
     content, link = link_and_encode(request)
+    from spidl.targets.exec.writer import write_whole  # numpy, which the link has imported
+
     write_whole(options.output, content)
     seconds = time.perf_counter() - began
     print(

@@ -38,7 +38,10 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(prog="spidl", description="A dynamic linker you can program.")
     parser.add_argument("--version", action="version", version=f"spidl {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    # Without prog, argparse would format a usage here, which takes 5 ms.
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", parser_class=_Parser, prog=parser.prog
+    )
     parsers = {name: commands.add_parser(name, help=text, description=text[0].upper() + text[1:])
                for name, text in _COMMANDS.items()}  # fmt: skip
     for name in ("run", "build", "explain", "tree", "bench"):

@@ -34,6 +34,8 @@ class Broken:
     found: str
     code: str
     message: str
+    position: int
+    """How many needs of the same object came before it."""
 
 
 class _Survey(Module):
@@ -52,8 +54,8 @@ class _Survey(Module):
 
         def survey(dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
             """What the main pass gives, without what cannot be loaded."""
-            for need in collect(dso, link):
-                broken = _check(need, link) if isinstance(need, Need) else None
+            for position, need in enumerate(collect(dso, link)):
+                broken = _check(need, link, position) if isinstance(need, Need) else None
                 if broken is None:
                     yield need
                 else:
@@ -62,16 +64,17 @@ class _Survey(Module):
         pipeline.strong(COLLECT, survey)
 
 
-def _check(need: Need, link: Link) -> Broken | None:
+def _check(need: Need, link: Link, position: int) -> Broken | None:
     if link.known(need.name) is not None:
         return None
     if need.path is None:
-        return Broken(need.name, None, need.because, need.found, "collect/not-found", "not found")
+        return Broken(need.name, None, need.because, need.found, "collect/not-found", "not found",
+                      position)  # fmt: skip
     try:
         ElfFile.open(need.path)
     except LinkError as error:
         return Broken(need.name, need.path, need.because, need.found, error.code,
-                      error.diagnostic.message)  # fmt: skip
+                      error.diagnostic.message, position)  # fmt: skip
     return None
 
 
@@ -149,19 +152,27 @@ def _node(dso: Dso, survey: _Survey) -> Node:
     waiting = [dso]
     while waiting:
         at = waiting.pop(0)
-        node = Node(at.name, at.path, at.because, at.found)
-        nodes[at.number] = node
-        if at.loader is not None:
-            nodes[at.loader.number].children.append(node)
+        node = nodes.setdefault(at.number, _plain_node(at))
+        first = 0  # what weak passes added comes before the object's own needs
         for other in at.dependencies:
             if other.loader is at and other.number not in nodes:
+                nodes[other.number] = _plain_node(other)
+                node.children.append(nodes[other.number])
                 waiting.append(other)
+                first += other.made_by is not None
             else:
                 node.also.append(other.name)
         for broken in survey.broken.get(at.number, ()):
-            node.children.append(Node(broken.name, broken.path, broken.because, broken.found,
-                                      broken.message))  # fmt: skip
+            before = {d.name for d in at.dependencies[: first + broken.position]}
+            before |= {b.name for b in survey.broken[at.number] if b.position < broken.position}
+            place = sum(child.name in before for child in node.children)
+            node.children.insert(place, Node(broken.name, broken.path, broken.because,
+                                             broken.found, broken.message))  # fmt: skip
     return nodes[dso.number]
+
+
+def _plain_node(dso: Dso) -> Node:
+    return Node(dso.name, dso.path, dso.because, dso.found)
 
 
 def _text(root: Node) -> list[str]:
@@ -185,7 +196,7 @@ def _text(root: Node) -> list[str]:
 def _line(node: Node) -> str:
     name = paint(plain(node.name), RED if node.error else BOLD)
     if node.error is not None:
-        where = "" if node.path is None else f" {plain(node.path)}"
+        where = "" if node.path is None else f"  {plain(node.path)}"
         return f"{name}{where}  {paint(plain(node.error), RED)}  ({plain(node.why)})"
     path = "" if node.path is None else f"  {plain(node.path)}"
     return f"{name}{path}" + (paint(f"  ({plain(node.why)})", DIM) if node.why else "")

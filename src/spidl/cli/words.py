@@ -45,13 +45,13 @@ def spot(link: Link, text: str) -> Spot:
         offset = int(number, 0)
     except ValueError:
         raise _bad_address(text) from None
+    if not 0 <= offset < 2**63:  # user space ends at 2**47
+        raise _bad_address(text)
     if not plus:
-        if not 0 <= offset < 2**64:
-            raise _bad_address(text)
         return at(link, offset)
     for dso in link.objects:
         if name in dso.names or name in (dso.name, dso.path, os.path.basename(dso.path)):
-            return Spot((dso.bias + offset) & (2**64 - 1), dso)
+            return Spot(dso.bias + offset, dso)
     raise LinkError(
         "explain/no-object",
         f"no object of {link.root.name} is called `{plain(name)}`",

@@ -18,6 +18,7 @@ from spidl.diagnostics import LinkError, Place
 from spidl.elf.constants import SHN, STB, STT, STV
 from spidl.elf.hashes import name_hash
 from spidl.link.namespace import Namespace
+from spidl.link.recipes import VERSIONING, Versioning
 from spidl.link.symbols import (
     I64,
     U64,
@@ -31,6 +32,7 @@ from spidl.link.symbols import (
     unbound,
     version_of,
 )
+from spidl.link.unique import Winner, contested
 
 if TYPE_CHECKING:
     from spidl.link.dso import Dso
@@ -61,9 +63,7 @@ class ScopeIndex:
         self.default: Bool = column("default", np.bool_)[order].astype(np.bool_, copy=False)
         self.for_plt: Bool = column("for_plt", np.bool_)[order].astype(np.bool_, copy=False)
 
-    def first(
-        self, requests: Requests, rows: I64, lookup: npt.NDArray[np.uint8], root: int
-    ) -> I64:
+    def first(self, requests: Requests, rows: I64, lookup: npt.NDArray[np.uint8], root: int) -> I64:
         """The first acceptable entry for each of ``rows`` of ``requests``; -1 for none.
 
         ``root`` is the number of the program, which COPY look-ups skip.
@@ -108,6 +108,7 @@ class Mediator:
         self._tables: dict[int, Exports] = {}
         self._scopes: dict[int, ScopeIndex] = {}
         self._own: dict[int, ScopeIndex] = {}
+        self._unique: dict[int, dict[int, Winner]] = {}
 
     def table(self, dso: Dso) -> Exports | None:
         """An object's exported symbols; None if no module understands them."""
@@ -177,6 +178,7 @@ class Mediator:
             open_rows = self._search(bindings, own, open_rows)
         scope = self.scope(dso.namespace)
         self._search(bindings, scope, open_rows)
+        self._unify(bindings, dso.namespace)
         protected = np.flatnonzero(~local & (visibility == STV.PROTECTED))
         if len(protected):
             self._bind_protected(bindings, scope, protected)
@@ -196,6 +198,31 @@ class Mediator:
             chosen = members == number
             self._take(bindings, targets[chosen], int(number), symbols[chosen])
         return rows[~found]
+
+    def _unify(self, bindings: Bindings, namespace: Namespace) -> None:
+        """Give everybody the same definition of a unique symbol."""
+        if id(namespace) not in self._unique:
+            self._unique[id(namespace)] = contested(namespace.members, self.table, self._look_up)
+        for name, (number, symbol) in self._unique[id(namespace)].items():
+            rows = np.flatnonzero(
+                (bindings.requests.hash == np.uint64(name)) & (bindings.provider >= 0)
+            )
+            self._take(bindings, rows, number, np.full(len(rows), symbol, np.int64))
+
+    def _look_up(self, dso: Dso, symbol: int) -> Winner | None:
+        """One symbol of an object, by its scope's rules."""
+        symbols = np.array([symbol], np.int64)
+        versions, hidden = self._link.facts.get(VERSIONING, Versioning()).columns(dso, symbols)
+        one = Requests(dso, symbols, dso.file.name_hashes[symbols], versions, hidden,
+                       np.zeros(1, np.uint8), np.zeros(1, np.bool_))  # fmt: skip
+        scopes = [self.scope(dso.namespace)]
+        if dso.file.symbolic:
+            scopes.insert(0, self._index([dso]))
+        for scope in scopes:
+            entry = int(scope.first(one, np.zeros(1, np.int64), one.lookup, -1)[0])
+            if entry >= 0:
+                return int(scope.member[entry]), int(scope.symbol[entry])
+        return None
 
     def _bind_protected(self, bindings: Bindings, scope: ScopeIndex, rows: I64) -> None:
         """A protected symbol binds to its own object, unless the program holds a canonical copy.

@@ -56,7 +56,10 @@ class Memory:
         index = np.maximum(after, 1) - 1
         offset = addresses - self._starts[index]
         room = self._sizes[index]
-        return (after > 0) & (offset < room) & (room - offset >= np.uint64(width))
+        held: npt.NDArray[np.bool_] = (
+            (after > 0) & (offset < room) & (room - offset >= np.uint64(width))
+        )
+        return held
 
     def read_words(self, addresses: U64, width: int = 8) -> U64:
         """The words at addresses, zero-extended.  Raises LookupError(address) outside."""

@@ -87,8 +87,7 @@ def expect_result(
 ) -> None:
     """Raises `LinkError` ``module/wrong-result`` unless a pass gave what its phase wants."""
     if not isinstance(value, kind):
-        kinds: tuple[type, ...] = getattr(kind, "__args__", (kind,))
-        names = [one.__name__ for one in kinds]
+        names = [kind.__name__] if isinstance(kind, type) else [k.__name__ for k in kind.__args__]
         wanted = " or ".join(names) if len(names) < 3 else "an action"
         raise LinkError(
             "module/wrong-result",

@@ -7,7 +7,7 @@ target applies the same batches to what ld.so left, and compares).
 
 from __future__ import annotations
 
-import secrets
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +27,11 @@ _SEALS = {
     "mappings": "load/sealed", "writes": "relocate/sealed", "permissions": "protect/sealed",
 }  # fmt: skip
 """The error for what comes too late: the code has the phase that it belongs to."""
+
+
+def _random_base() -> int:
+    # Not `secrets`: it costs 5 ms to import, and 2**64 is so much larger that no page is favoured.
+    return _LOW + int.from_bytes(os.urandom(8), "little") % ((_HIGH - _LOW) // PAGE) * PAGE
 
 
 def page_down(address: int) -> int:
@@ -153,9 +158,7 @@ class AddressSpace:
     """What one link puts into the process."""
 
     def __init__(self, base: int | None = None) -> None:
-        self.base = base if base is not None else _LOW + secrets.randbelow(
-            (_HIGH - _LOW) // PAGE
-        ) * PAGE
+        self.base = base if base is not None else _random_base()
         """The lowest address chosen by this link; fresh for each link (it stands for ASLR)."""
         self.top = self.base
         self.mappings: list[Mapping] = []

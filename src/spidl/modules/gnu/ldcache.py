@@ -1,4 +1,6 @@
-"""ld.so.cache, format ``glibc-ld.so.cache1.1`` with its extensions (glibc sysdeps/generic/dl-cache.h).
+"""ld.so.cache, format ``glibc-ld.so.cache1.1`` with its extensions.
+
+Source: glibc, sysdeps/generic/dl-cache.h.
 
 An unreadable or damaged cache is no cache, as for ld.so.
 """
@@ -65,5 +67,6 @@ def _hwcaps_names(data: bytes, offset: int) -> list[str]:
             return []
         tag, _, where, size = struct.unpack_from("<IIII", data, at)
         if tag == _HWCAPS_TAG and where + size <= len(data):
-            return [_string(data, s) for (s,) in struct.iter_unpack("<I", data[where : where + size & -4])]
+            offsets = struct.iter_unpack("<I", data[where : where + (size & -4)])
+            return [_string(data, offset) for (offset,) in offsets]
     return []

@@ -17,6 +17,7 @@ from spidl.modules.gnu.hwcaps import supported_levels
 from spidl.modules.gnu.ldcache import parse_cache
 from spidl.modules.gnu.runtime import SONAME
 
+_OBSERVERS = ("LD_AUDIT", "LD_DEBUG", "LD_PROFILE", "LD_TRACE_LOADED_OBJECTS", "LD_VERBOSE")
 CACHE_PATH = "/etc/ld.so.cache"
 _CACHE: Fact[dict[str, str]] = Fact("ld.so.cache")
 
@@ -30,9 +31,8 @@ def find(raw: str, dso: Dso, link: Link) -> Need:
     if link.known(name) is not None:
         return Need(name)
     if "/" in name:
-        path = os.path.normpath(os.path.join(link.environment.folder, name)) \
-            if not name.startswith("/") else name  # fmt: skip
-        return Need(name, path if link.exists(path) else None, found=f"the path {path}")
+        whole = os.path.join(link.environment.folder, name)
+        return Need(name, whole if link.exists(whole) else None, found=f"the path {whole}")
     tried: list[str] = []
     for why, folders in _places(dso, link):
         path = _in_folders(name, folders, link)
@@ -178,12 +178,11 @@ def refuse_special(link: Link) -> None:
 
 
 def _refuse_auditing(dso: Dso, link: Link) -> None:
-    variables = link.environment.variables
-    if dso.is_root and (variables.get("LD_AUDIT") or variables.get("LD_DEBUG")
-                        or variables.get("LD_PROFILE") or variables.get("LD_TRACE_LOADED_OBJECTS")):  # fmt: skip
+    observers = [name for name in _OBSERVERS if link.environment.variables.get(name)]
+    if dso.is_root and observers:
         raise Refusal(
             "collect/observed",
-            "LD_AUDIT, LD_DEBUG, LD_PROFILE or LD_TRACE_LOADED_OBJECTS is set",
+            f"{observers[0]} is set",
             place=Place(dso.path),
             help="they ask ld.so to report on its own work, which an image does not do",
         )

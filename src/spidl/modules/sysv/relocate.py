@@ -80,8 +80,7 @@ def _check_types(dso: Dso, name: str, table: Table, recipes: dict[int, Recipe]) 
             number = int(table["r_type"][index])
             raise LinkError(
                 "relocate/unknown-type",
-                f"{dso.name} has a relocation of unknown type {number} "
-                f"({relocation_name(number)})",
+                f"{dso.name} has a relocation of unknown type {number} ({relocation_name(number)})",
                 place=Place(dso.path, name, index, int(table["r_offset"][index])),
                 help="no module in the list brings a recipe for this type",
             )
@@ -113,9 +112,7 @@ def _bind(
     return link.resolve(requests), ranks
 
 
-def make_requests(
-    dso: Dso, link: Link, symbols: I64, lookup: npt.NDArray[np.uint8]
-) -> Requests:
+def make_requests(dso: Dso, link: Link, symbols: I64, lookup: npt.NDArray[np.uint8]) -> Requests:
     """Requests for symbols of an object's own table, with the versions its references carry."""
     version, hidden = link.facts.get(VERSIONING, Versioning()).columns(dso, symbols)
     weak = (
@@ -204,7 +201,8 @@ def copy_objects(link: Link) -> None:
         for row in rows:
             symbol = dso.file.symbols[int(requests.symbol[row])]
             places = dso.file.rela["r_offset"][
-                (dso.file.rela["r_type"] == R.COPY) & (dso.file.rela["r_sym"] == requests.symbol[row])
+                (dso.file.rela["r_type"] == R.COPY)
+                & (dso.file.rela["r_sym"] == requests.symbol[row])
             ]
             provider = int(bindings.provider[row])
             if provider < 0:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spidl.api import Action, Call, CallStore, Dso, Jump, Link, Place, Refusal
-
+from spidl.api import Action, Call, CallStore, Dso, Jump, Link, Place, Refusal, dependency_order
 from spidl.modules.sysv.relocate import starts_itself
 
 
@@ -42,33 +41,11 @@ def start(dso: Dso, link: Link) -> list[Action]:
             CallStore(int(function), int(address))
             for address, function in zip(deferred.addresses, deferred.functions, strict=True)
         ]
-    for other in initialisation_order(link):
+    for other in dependency_order(link.objects):
+        if other is dso:
+            continue  # it runs its own (crt1.o)
         actions += [Call(function) for function in constructors(other, link)]
     return [*actions, Jump(dso.bias + dso.file.entry)]
-
-
-def initialisation_order(link: Link) -> list[Dso]:
-    """Dependencies before dependents; the program is left out: it runs its own (crt1.o)."""
-    order: list[Dso] = []
-    seen = {link.root.number}
-
-    def visit(dso: Dso) -> None:
-        stack = [(dso, iter(dso.dependencies))]
-        seen.add(dso.number)
-        while stack:
-            current, rest = stack[-1]
-            following = next((d for d in rest if d.number not in seen), None)
-            if following is None:
-                stack.pop()
-                order.append(current)
-            else:
-                seen.add(following.number)
-                stack.append((following, iter(following.dependencies)))
-
-    for dso in reversed(link.objects[1:]):
-        if dso.number not in seen:
-            visit(dso)
-    return order
 
 
 def constructors(dso: Dso, link: Link) -> list[int]:

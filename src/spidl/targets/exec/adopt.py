@@ -7,9 +7,7 @@ of the image; words that follow the stack, the vDSO and the like are written by 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from spidl.link.space import page_up
 from spidl.targets.exec.capture import capture
 from spidl.targets.exec.differ import Unexplained, differing, explain, memory_of, same_shape
 from spidl.targets.exec.oracle import compare
-from spidl.targets.exec.shown import Shown, place, preload_variable, show
+from spidl.targets.exec.shown import ShellFolder, Shown, place, preload_variable, show
 from spidl.targets.exec.snapshot import CapturePlan, Snapshot
 
 _PADDING = ({"A": "1"}, {"B": "x" * 700, "C": "", "D": "yy"}, {"E": "z" * 45, "F": "0"})
@@ -46,8 +44,8 @@ class Adopted:
 
 def adopt(link: Link, runtime: Runtime) -> Adopted:
     """Capture, compare, merge.  Raises `LinkError` and `Refusal` ``adopt/...``."""
-    with tempfile.TemporaryDirectory(prefix="spidl-") as folder:
-        shown = show(link, runtime, Path(folder))
+    with ShellFolder() as folder:
+        shown = show(link, runtime, folder)
         plans = _plans(link, runtime, shown)
         first, second = capture(plans[0]), capture(plans[1])
         _check_objects(link, first)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from struct import Struct, error
 
 from spidl.diagnostics import LinkError, Place
 from spidl.targets.exec.layout import PAGE
 
-BOOT_ELF = Path(__file__).with_name("boot.elf")
+BOOT_ELF = os.path.join(os.path.dirname(__file__), "boot.elf")
 
 _EHDR = Struct("<16sHHIQQQIHHHHHH")
 _PHDR = Struct("<IIQQQQQQ")
@@ -90,14 +90,15 @@ def parse_boot(data: bytes, file: str) -> BootCode:
 
 
 @cache
-def load_boot(path: Path = BOOT_ELF) -> BootCode:
+def load_boot(path: str | os.PathLike[str] = BOOT_ELF) -> BootCode:
     """The boot code that was built into the package.
 
     Raises `LinkError` ``exec/no-boot`` where it was not built, ``exec/bad-boot`` where the file
     is not the boot code.
     """
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as why:
         raise LinkError(
             "exec/no-boot",

@@ -44,7 +44,10 @@ def compare(link: Link, linker: Dso, theirs: Memory, *, slots_bound: bool) -> No
 
 
 def _rewritten(link: Link) -> U64:
-    """Words, in order, that are written more than once: inside COPY targets, and DT_DEBUG's, which ld.so fills in."""
+    """Words, in order, that are written more than once.
+
+    They lie inside COPY targets, or ld.so fills them in, as it does DT_DEBUG's.
+    """
     words: list[U64] = []
     for write in link.space.writes:
         if isinstance(write, CopyRun):

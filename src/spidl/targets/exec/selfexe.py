@@ -52,7 +52,7 @@ def _mentions(dso: Dso) -> bool:
     # Linkers of today put strings into segments of their own, older ones beside the code.
     strings = [load for load in constant if not load.flags & PF.X] or constant
     return any(
-        _NAME.search(dso.file.data[load.offset : load.offset + load.filesz])
+        _NAME.search(dso.file.data[load.offset : load.offset + load.filesz].data)
         for load in strings
     )
 

@@ -7,9 +7,10 @@ generated object defines these names, and no others, as the addresses that they 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -54,7 +55,34 @@ def place(dso: Dso) -> Placement:
                      dso.end - dso.start, align)  # fmt: skip
 
 
-def show(link: Link, runtime: Runtime, folder: Path) -> Shown:
+class ShellFolder:
+    """A folder for the files of shells; few links need it, so it is made for the first of them."""
+
+    def __init__(self) -> None:
+        self._path: str | None = None
+
+    def write(self, name: str, content: bytes) -> str:
+        """Write a file; gives its path."""
+        if self._path is None:
+            import tempfile
+
+            self._path = tempfile.mkdtemp(prefix="spidl-")
+        path = os.path.join(self._path, os.path.basename(name))
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._path is not None:
+            import shutil
+
+            shutil.rmtree(self._path, ignore_errors=True)
+
+
+def show(link: Link, runtime: Runtime, folder: ShellFolder) -> Shown:
     """Write shells into ``folder`` and list what to preload."""
     paths: list[str] = []
     shells: list[Shell] = []
@@ -88,13 +116,12 @@ def answered_alone(link: Link) -> dict[str, int]:
     return answers
 
 
-def _shell(folder: Path, name: str, file: ElfFile, bias: int) -> Shell:
-    path = folder / Path(name).name
-    path.write_bytes(file.data.tobytes())
-    stat = path.stat()
+def _shell(folder: ShellFolder, name: str, file: ElfFile, bias: int) -> Shell:
+    path = folder.write(name, file.data.tobytes())
+    stat = os.stat(path)
     start, end = file.span
     align = max(segment.align for segment in file.loads)
-    placement = Placement(str(path), stat.st_dev, stat.st_ino, bias, bias + start, end - start,
+    placement = Placement(path, stat.st_dev, stat.st_ino, bias, bias + start, end - start,
                           align)  # fmt: skip
     return Shell(placement, file.data)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +50,9 @@ def encode_image(image: LinkedImage) -> bytearray:
     )
     segments.append(_Segment(code_at, boot.code, len(boot.code), 5))
     table_at = code_at + boot.table
-    segments.append(_Segment(table_at, table, page_up(len(table)), 4))
-    header_at = table_at + page_up(len(table)) + PAGE
+    table = table.ljust(page_up(len(table)), b"\0")
+    segments.append(_Segment(table_at, table, len(table), 4))
+    header_at = table_at + len(table) + PAGE
     count = len(segments) + 3
     if count > _MOST_SEGMENTS:
         raise LinkError(
@@ -161,7 +161,7 @@ def _lay_out(
     for i, segment in enumerate(segments):
         size = len(segment.content)
         phdrs[i] = (PT.LOAD, segment.flags, at if size else 0, segment.address, segment.address,
-                    size, segment.size if size else segment.size, PAGE)  # fmt: skip
+                    size, segment.size, PAGE)  # fmt: skip
         if size:
             chunks.append((at, segment.content))
             at += page_up(size)
@@ -185,7 +185,7 @@ def _lay_out(
     output[dynamic_at : dynamic_at + dynamic.nbytes] = dynamic.tobytes()
     view = memoryview(output)
     for offset, content in chunks:
-        view[offset : offset + len(content)] = memoryview(content)
+        view[offset : offset + len(content)] = np.frombuffer(content, np.uint8).data
     return output
 
 
@@ -227,7 +227,8 @@ def write_whole(path: str, content: bytes | bytearray) -> None:
     try:
         if os.path.isdir(path):
             raise IsADirectoryError(21, "is a folder")
-        descriptor, temporary = tempfile.mkstemp(prefix=".spidl-", dir=folder)
+        temporary = os.path.join(folder, f".spidl-{os.urandom(8).hex()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             view = memoryview(content)
             while len(view):
