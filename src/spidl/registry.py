@@ -84,7 +84,13 @@ def read_configuration(path: str | None) -> Configuration:
         raise _wrong(chosen, "pipeline", "a list of module names")
     if not isinstance(settings, dict) or not all(isinstance(v, dict) for v in settings.values()):
         raise _wrong(chosen, "modules", "tables, one a module")
-    return Configuration(tuple(pipeline), settings, chosen)
+    # A module file is named relative to the settings, wherever the user stands.
+    folder = os.path.dirname(os.path.abspath(chosen))
+    names = (
+        os.path.join(folder, name) if name.partition(":")[0].endswith(".py") else name
+        for name in pipeline
+    )
+    return Configuration(tuple(names), settings, chosen)
 
 
 def _wrong(file: str | None, key: str, expected: str) -> LinkError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spidl import __version__
-from spidl.cache.store import Entry, Store, identity, key_of
+from spidl.cache.store import Entry, Identity, Store, identity, key_of
 from spidl.diagnostics import LinkError, Place, Refusal
 
 if TYPE_CHECKING:
@@ -149,13 +149,16 @@ def entry_key(request: Request) -> str:
 
 def build(request: Request) -> tuple[bytearray, Link]:
     """Link and make the image's bytes.  Raises `LinkError`, `Refusal`."""
-    _import_numpy()
+    link = make_link(request)
+    return _image_of(link, request), link
+
+
+def _image_of(link: Link, request: Request) -> bytearray:
     from spidl.targets.exec.target import Layout, build_image
     from spidl.targets.exec.writer import encode_image
 
-    link = make_link(request)
     link.run()
-    return encode_image(build_image(link, Layout(request.layout))), link
+    return encode_image(build_image(link, Layout(request.layout)))
 
 
 def cached_image(request: Request) -> Entry:
@@ -166,20 +169,29 @@ def cached_image(request: Request) -> Entry:
     if entry is not None:
         return entry
     name = os.path.basename(request.program)
+    link = make_link(request)
+    inputs = _module_files(link)
     try:
-        content, link = build(request)
+        content = _image_of(link, request)
     except Refusal as refusal:
         own = identity(request.program)
+        inputs |= {} if own is None else {request.program: own}
         return store.keep(
-            key, name, None, inputs={} if own is None else {request.program: own}, absent=(),
-            refusal=refusal.diagnostic.to_json(),
-        )  # fmt: skip
-    inputs = {
+            key, name, None, inputs=inputs, absent=(), refusal=refusal.diagnostic.to_json()
+        )
+    inputs |= {
         path: (i.device, i.inode, i.size, i.mtime[0] * 10**9 + i.mtime[1],
                i.ctime[0] * 10**9 + i.ctime[1])
         for path, i in link.inputs.items()
     }  # fmt: skip
     return store.keep(key, name, content, inputs=inputs, absent=link.absent)
+
+
+def _module_files(link: Link) -> dict[str, Identity]:
+    """The file of each module in use: one that was edited links again."""
+    loaded = [sys.modules.get(type(module).__module__) for module in link.modules]
+    files = [os.path.abspath(file) for m in loaded if (file := getattr(m, "__file__", None))]
+    return {file: found for file in files if (found := identity(file)) is not None}
 
 
 def policies(request: Request) -> Sequence[str]:

@@ -46,9 +46,7 @@ def test_wrong_results_are_found_and_nothing_else(
         for line in lines
         if (found := _REPORTED.match(line)) and Path(found[1]).name == file.name
     }
-    overloads = {(n, "call-overload") for n, _ in reported if (n, "arg-type") in expected}
-    as_expected = {(n, "arg-type") if (n, c) in overloads else (n, c) for n, c in reported}
-    assert as_expected == expected, "\n".join(lines)
+    assert reported == expected, "\n".join(lines)
 
 
 def test_the_examples_are_clean(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

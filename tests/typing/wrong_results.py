@@ -42,7 +42,7 @@ class Wrong(Module):
         pipeline.weak(PROTECT, self.start)  # error: [arg-type]
         pipeline.weak(START, self.protect)  # error: [arg-type]
         pipeline.weak(POST_LOAD, self.load)  # error: [arg-type]
-        pipeline.weak(RELOCATE, self.load)  # error: [arg-type]
+        pipeline.weak(RELOCATE, self.load)  # error: [misc]
         pipeline.resolver(self.load)  # error: [arg-type]
 
     def collect(self, dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
@@ -59,7 +59,7 @@ class Wrong(Module):
 
     def whole(self, link: Link) -> None:
         link.facts[NAMES] = ["a"]
-        link.facts[NAMES] = "a"  # error: [assignment]
+        link.facts[NAMES] = "a"  # error: [misc]
         link.facts[NAMES] + 1  # error: [operator]
 
     def resolve(self, request: SymbolRequest, dso: Dso, link: Link) -> Definition | None:

@@ -23,6 +23,7 @@ class Knobs(Module):
     def register(self, dso: Dso, pipeline: Pipeline) -> None:
         pass
 """
+TWO = MODULE + "\nclass" + MODULE.partition("class")[2].replace("Knobs", "Others")
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_an_unknown_name() -> None:
         ("syntax error", "register/broken-module"),
         ("1 / 0", "register/broken-module"),
         ("x = 1", "register/no-class"),
-        (MODULE + MODULE.replace("Knobs", "Others"), "register/no-class"),
+        (TWO, "register/no-class"),
     ],
     ids=["syntax", "raises", "no class", "two classes"],
 )
@@ -98,8 +99,7 @@ def test_a_file_that_is_no_module(tmp_path: Path, content: str, code: str) -> No
 
 def test_a_class_may_be_chosen(tmp_path: Path) -> None:
     path = tmp_path / "two.py"
-    second = MODULE.partition("class")[2].replace("Knobs", "Others")
-    path.write_text(f"{MODULE}\nclass{second}")
+    path.write_text(TWO)
     (module,) = load_modules(Configuration((), {"others": {"size": 1}}), [f"{path}:Others"])
     assert module.name == "others"
 
@@ -141,3 +141,11 @@ def test_the_users_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     path.parent.mkdir()
     path.write_text('pipeline = ["sysv"]\n[modules.sysv]\n')
     assert read_configuration(None) == Configuration(("sysv",), {"sysv": {}}, str(path))
+
+
+def test_a_module_file_lies_beside_the_settings(tmp_path: Path, knobs: str) -> None:
+    path = tmp_path / "spidl.toml"
+    path.write_text('pipeline = ["sysv", "knobs.py:Knobs"]\n[modules.knobs]\nsize = 2\n')
+    configuration = read_configuration(str(path))
+    assert configuration.pipeline == ("sysv", f"{knobs}:Knobs")
+    assert [m.name for m in load_modules(configuration)] == ["sysv", "knobs"]

@@ -162,9 +162,10 @@ def _why_not(
     """Why a definition answers nobody; ``winners`` has the provider of each version asked for."""
     if scope is None:
         return "not in scope"
-    earlier = winners.get(version) or (winners.get(None) if default else None)
-    if earlier is not None and earlier != dso.path:
-        return f"comes after {earlier}"
+    winner = winners.get(version) or (winners.get(None) if default else None)
+    if winner is not None and winner != dso.path:
+        after = [other.path for other in dso.namespace.members[scope:]]
+        return f"does not fit; {winner} does" if winner in after else f"comes after {winner}"
     if winners and version is not None and version not in winners:
         return f"nobody asks for {version}"
     return "not asked for"
@@ -199,7 +200,8 @@ def explain_symbol(link: Link, wanted: str) -> tuple[list[Binding], list[Candida
     everything = bindings_of(link, name)
     chosen = [b for b in everything if not version or version in (b.version, b.provider_version)]
     defined = candidates(link, name, everything)
-    if not chosen and not any(not version or version == c.version for c in defined):
+    known = chosen or any(not version or version == c.version for c in defined)
+    if not name or not known:
         raise no_symbol(link, wanted)
     return chosen, defined
 

@@ -24,7 +24,8 @@ _CHARACTER = 7.25
 _STYLE = """
 text { font: 12px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: #1f2328 }
 .title { font-size: 15px; font-weight: bold } .name { font-weight: bold }
-.dim { fill: #656d76 } .bad { fill: #b3261e } path { fill: none; stroke: #9aa4ae }
+.dim { fill: #656d76 } .bad { fill: #b3261e }
+path { fill: none; stroke: #9aa4ae; shape-rendering: crispEdges }
 circle { fill: #2f6fbf } circle.bad { fill: #b3261e } .band { fill: #f4f6f8 }
 """
 
@@ -58,11 +59,13 @@ def draw(root: Node, title: str) -> str:
         '<rect width="100%" height="100%" fill="#fff"/>',
         f'<text class="title" x="{_LEFT}" y="30">{_text(title)}</text>',
     ]
+    parts += [
+        f'<rect class="band" y="{_TOP + i * _ROW}" width="100%" height="{_ROW}"/>'
+        for i in range(1, len(rows), 2)
+    ]
     for i, (_, depth, parent) in enumerate(rows):
         y = _TOP + i * _ROW
         x = _LEFT + depth * _STEP
-        if i % 2:
-            parts.append(f'<rect class="band" y="{y}" width="100%" height="{_ROW}"/>')
         if parent >= 0:
             above = _TOP + parent * _ROW + _ROW // 2 + 5
             parts.append(f'<path d="M{x - _STEP + 4} {above}V{y + _ROW // 2}H{x}"/>')

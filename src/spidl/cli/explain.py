@@ -11,7 +11,7 @@ import numpy as np
 
 from spidl.cli.bindings import every_binding, symbol_json, symbol_text
 from spidl.cli.reading import read_link
-from spidl.cli.tables import BOLD, paint, plain, table, write, write_json
+from spidl.cli.tables import BOLD, libraries, paint, plain, table, write, write_json
 from spidl.cli.words import explain_at, letters
 from spidl.diagnostics import LinkError, Place
 from spidl.link.dso import Dso
@@ -152,7 +152,7 @@ def _roles(link: Link) -> Iterator[tuple[str, str, str]]:
 
 def _whole_text(link: Link) -> list[str]:
     return [
-        paint(f"{plain(link.root.path)}: {len(link.objects) - 1} libraries", BOLD),
+        paint(f"{plain(link.root.path)}: {libraries(len(link.objects) - 1)}", BOLD),
         f"modules: {', '.join(module.name for module in link.modules)}",
         "",
         *_passes_text(link),

@@ -30,6 +30,11 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def libraries(count: int) -> str:
+    """``1 library``, ``2 libraries``."""
+    return f"{count} {'library' if count == 1 else 'libraries'}"
+
+
 def table(heading: Sequence[str], rows: Iterable[Sequence[str]], numbers: str = "") -> list[str]:
     """Lines of a table: columns as wide as their content, two spaces apart.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from spidl.cli.draw import draw, write_whole
 from spidl.cli.reading import request_of
-from spidl.cli.tables import BOLD, DIM, RED, paint, plain, write, write_json
+from spidl.cli.tables import BOLD, DIM, RED, libraries, paint, plain, write, write_json
 from spidl.diagnostics import LinkError, Place
 from spidl.elf import ElfFile
 from spidl.link.dso import Dso, MemoryObject, Need
@@ -127,7 +127,8 @@ def tree(options: argparse.Namespace) -> int:
     if options.json:
         write_json(_json(link, survey, failure))
     elif options.output is not None:
-        write([f"{plain(options.output)}: {link.root.name} with {len(link.objects) - 1} libraries"])
+        count = libraries(len(link.objects) - 1)
+        write([f"{plain(options.output)}: {plain(link.root.name)} with {count}"])
     else:
         write(_text(root))
     if failure is None:

@@ -14,10 +14,20 @@ I64 = npt.NDArray[np.int64]
 _DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
+def zeros(size: int) -> U8:
+    """Bytes that are all zero and take no memory: a read-only view of one of them."""
+    return np.broadcast_to(np.zeros(1, np.uint8), size)
+
+
+def is_zeros(data: U8) -> bool:
+    """Whether an array is one that `zeros` made, or part of one."""
+    return data.strides == (0,)
+
+
 class Memory:
     """Arrays of bytes at addresses that do not overlap.
 
-    A read-only array (a view of a mapped file) is copied when it is first written to.
+    A read-only array (zeros, or a view of a mapped file) is copied when it is first written to.
     """
 
     def __init__(self, blocks: Sequence[tuple[int, U8]]) -> None:
@@ -44,7 +54,7 @@ class Memory:
     def _writable(self, number: int) -> U8:
         start, data = self.blocks[number]
         if not data.flags.writeable:
-            data = data.copy()
+            data = np.zeros(len(data), np.uint8) if is_zeros(data) else data.copy()
             self.blocks[number] = start, data
         return data
 
@@ -66,6 +76,8 @@ class Memory:
         values = np.zeros(len(addresses), np.uint64)
         for number, rows, offset in self._split(addresses, width):
             data = self.blocks[number][1]
+            if is_zeros(data):
+                continue
             if width > 1 and (offset & (width - 1)).any():
                 values[rows] = _gather(data, offset, width)
             else:
@@ -100,6 +112,8 @@ class Memory:
         while size > 0:
             number, offset = self._block(address)
             part = self.blocks[number][1][offset : offset + size]
+            if is_zeros(part) and len(part) >= size and not parts:
+                return part[:size]
             parts.append(part)
             address += len(part)
             size -= len(part)
@@ -117,7 +131,9 @@ class Memory:
 
     def copy(self) -> Memory:
         """An independent copy."""
-        return Memory([(start, data.copy()) for start, data in self.blocks])
+        return Memory(
+            [(at, data.copy() if data.flags.writeable else data) for at, data in self.blocks]
+        )
 
 
 def among(values: U64, ordered: U64) -> npt.NDArray[np.bool_]:

@@ -17,12 +17,14 @@ import numpy.typing as npt
 
 from spidl.diagnostics import LinkError, Place
 from spidl.link.actions import Protection
-from spidl.link.memory import U8, U64, Memory
+from spidl.link.memory import U8, U64, Memory, zeros
 
 PAGE = 4096
 _LOW, _HIGH = 0x100_0000_0000, 0x3000_0000_0000
 """Where links are placed: above any non-PIE program, far below the kernel's mmap area, so that
 the heap (brk follows the last PT_LOAD) has room to grow."""
+_END = 0x7000_0000_0000
+"""Where the kernel's own mappings (stack, vDSO, mmap area) may begin."""
 _SEALS = {
     "mappings": "load/sealed", "writes": "relocate/sealed", "permissions": "protect/sealed",
 }  # fmt: skip
@@ -78,12 +80,13 @@ class Mapping:
         return self.start + self.length
 
     def initial(self) -> U8:
-        """The bytes before any write; read-only where they are the file's own."""
+        """The bytes before any write; read-only where they are the file's own or zero."""
         if self.content is not None and len(self.content) == self.filled == self.length:
             return self.content
+        if self.content is None:
+            return zeros(self.length)
         memory = np.zeros(self.length, np.uint8)
-        if self.content is not None:
-            memory[: self.filled] = self.content[: self.filled]
+        memory[: self.filled] = self.content[: self.filled]
         return memory
 
 
@@ -154,6 +157,15 @@ class CopyRun:
     origin: int
 
 
+def _outside(by: Provenance, what: str, error: LookupError) -> LinkError:
+    return LinkError(
+        "relocate/outside",
+        f"{by} {what} {error.args[0]:#x}, where nothing is mapped",
+        place=Place(by.dso),
+        help="the file is damaged: reinstall the package it belongs to",
+    )
+
+
 class AddressSpace:
     """What one link puts into the process."""
 
@@ -172,10 +184,20 @@ class AddressSpace:
         self._applied = 0
 
     def allocate(self, length: int, align: int = PAGE) -> int:
-        """Reserve address space; gives a page-aligned start.  ``align`` is a power of two."""
+        """Reserve address space; gives a page-aligned start.  ``align`` is a power of two.
+
+        Raises `LinkError` ``load/no-room`` where the space that links may use is at its end.
+        """
         align = max(align, PAGE)
         start = (self.top + align - 1) & -align
-        self.top = page_up(start + length)
+        top = page_up(start + length)
+        if top > _END:
+            raise LinkError(
+                "load/no-room",
+                f"there is no room for {length:#x} bytes aligned to {align:#x}",
+                help="the file is damaged: reinstall the package it belongs to",
+            )
+        self.top = top
         return start
 
     def _check(self, seal: str, by: Provenance, what: str) -> None:
@@ -240,7 +262,10 @@ class AddressSpace:
     def copy(self, address: int, origin: int, size: int, by: Provenance) -> None:
         """Copy bytes, as a COPY relocation does."""
         self._check("writes", by, "writes memory")
-        content = self.memory.read_bytes(origin, size)
+        try:
+            content = self.memory.read_bytes(origin, size)
+        except LookupError as error:
+            raise _outside(by, "copies from", error) from None
         self.writes.append(CopyRun(address, content, by, origin))
 
     def defer(self, addresses: U64, functions: U64, by: Provenance, reason: str) -> None:
@@ -267,12 +292,17 @@ class AddressSpace:
                 else:
                     memory.write_words(write.addresses, write.values, write.width)
             except LookupError as error:
-                raise LinkError(
-                    "relocate/outside",
-                    f"{write.by} writes to {error.args[0]:#x}, where nothing is mapped",
-                    place=Place(write.by.dso),
-                    help="the file is damaged: reinstall the package it belongs to",
-                ) from None
+                raise _outside(write.by, "writes to", error) from None
+
+    def read_words(self, addresses: U64, by: Provenance) -> U64:
+        """The 8-byte words at addresses, every write so far included.
+
+        Raises `LinkError` ``relocate/outside`` where nothing is mapped.
+        """
+        try:
+            return self.memory.read_words(addresses)
+        except LookupError as error:
+            raise _outside(by, "reads from", error) from None
 
     @property
     def memory(self) -> Memory:

@@ -16,11 +16,25 @@ from spidl.api import (
     page_up,
 )
 
+MOST_ZEROES = 1 << 31
+"""Bytes without file content in one object: each is looked at, though none is stored."""
+
 
 def load(dso: Dso, link: Link) -> Placement:
-    """Place ``dso``: at its own addresses if it is ET_EXEC, else where there is room."""
+    """Place ``dso``: at its own addresses if it is ET_EXEC, else where there is room.
+
+    Raises `Refusal` ``load/too-big``, ``load/executable-stack``.
+    """
     file = dso.file
     start, end = file.span
+    zeroes = sum(segment.memsz - segment.filesz for segment in file.loads)
+    if zeroes > MOST_ZEROES:
+        raise Refusal(
+            "load/too-big",
+            f"{dso.name} has {zeroes:#x} bytes of zeroed memory",
+            place=Place(dso.path, "PT_LOAD"),
+            help=f"an image may have {MOST_ZEROES:#x}; it starts the plain way",
+        )
     if file.type == ET.EXEC:
         bias = 0
     else:

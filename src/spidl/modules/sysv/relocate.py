@@ -164,7 +164,7 @@ def _without_undefined(batch: Batch, undefined: npt.NDArray[np.bool_], number: i
     # A lazy slot leads back into its own PLT entry: the file's word, moved by the bias.
     places = batch.P[undefined]
     link.space.write(
-        places, link.space.memory.read_words(places) + batch.B, link.by,
+        places, link.space.read_words(places, link.by) + batch.B, link.by,
         table=batch.table, source=batch.index[undefined],
     )  # fmt: skip
     keep = ~undefined

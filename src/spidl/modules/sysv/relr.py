@@ -13,5 +13,5 @@ def relocate_relr(dso: Dso, link: Link) -> None:
     places = dso.file.relr
     if len(places) and not starts_itself(dso):
         addresses = places + np.uint64(dso.bias)
-        values = link.space.memory.read_words(addresses) + np.uint64(dso.bias)
+        values = link.space.read_words(addresses, link.by) + np.uint64(dso.bias)
         link.space.write(addresses, values, link.by, table="DT_RELR")

@@ -54,6 +54,7 @@ def constructors(dso: Dso, link: Link) -> list[int]:
     if dso.file.init_array is not None:
         vaddr, size = dso.file.init_array
         first = np.uint64(dso.bias + vaddr)
-        words = link.space.memory.read_words(first + np.arange(0, size & -8, 8, dtype=np.uint64))
+        places = first + np.arange(0, size & -8, 8, dtype=np.uint64)
+        words = link.space.read_words(places, link.by)
         found += [int(word) for word in words if word not in (0, 2**64 - 1)]
     return found

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from spidl.diagnostics import LinkError, Place, Refusal
-from spidl.link.actions import Anchor, Protection, SetThread, ThreadCall, Word
+from spidl.link.actions import Anchor, SetThread, ThreadCall, Word
 from spidl.link.link import Link
 from spidl.link.memory import U64, Memory, among
 from spidl.link.runtime import Runtime
 from spidl.link.space import page_up
 from spidl.targets.exec.capture import capture
-from spidl.targets.exec.differ import Unexplained, differing, explain, memory_of, same_shape
+from spidl.targets.exec.differ import Unexplained, differing, explain, memories_of, same_shape
 from spidl.targets.exec.oracle import compare
 from spidl.targets.exec.shown import ShellFolder, Shown, place, preload_variable, show
 from spidl.targets.exec.snapshot import CapturePlan, Snapshot
@@ -59,7 +59,7 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
             place=Place(link.root.path),
             help="a library decides at load time what to map; it is left to ld.so",
         )
-    memories = [memory_of(run) for run in runs]
+    memories = memories_of(runs)
     compare(link, runtime.linker, memories[2], slots_bound=slots_bound)
     memory = memories[0].copy()
     link.space.apply(memory)
@@ -185,7 +185,7 @@ def _restore_linker(link: Link, runtime: Runtime, memory: Memory, lazy: Memory) 
     """The run-time linker's own memory, and copies of its data, stay as it left them."""
     linker = runtime.linker
     for (start, data), (_, original) in zip(memory.blocks, lazy.blocks, strict=True):
-        if linker.start <= start < linker.end:
+        if linker.start <= start < linker.end and data is not original:
             data[:] = original
     for write in link.space.writes:
         if not hasattr(write, "addresses") and write.origin:
@@ -264,9 +264,3 @@ def _refuse(link: Link, unexplained: list[Unexplained]) -> Refusal:
         notes=tuple(notes),
         help="an image could be wrong, so the program starts the plain way; please report it",
     )
-
-
-def protections(snapshot: Snapshot) -> dict[int, Protection]:
-    """Final permission of each private region, by address."""
-    by_start = {vma.start: vma.protection for vma in snapshot.vmas}
-    return {region.address: by_start[region.address] for region in snapshot.regions}

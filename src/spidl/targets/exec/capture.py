@@ -18,9 +18,10 @@ from spidl.link.actions import Protection, ThreadCall
 from spidl.targets.exec import child as children
 from spidl.targets.exec import ptrace
 from spidl.targets.exec.child import Child
+from spidl.targets.exec.content import pages_of, read_private
 from spidl.targets.exec.entry import Collision, Entry, call, prepare
 from spidl.targets.exec.mapper import Mapper
-from spidl.targets.exec.proc import program_break, read_vmas, with_anonymous_pages
+from spidl.targets.exec.proc import anonymous_pages, program_break, read_vmas
 from spidl.targets.exec.setup import SYS_BRK, SYS_MMAP, SYS_MUNMAP
 from spidl.targets.exec.snapshot import (
     Anchors,
@@ -167,17 +168,12 @@ def _read(
     mapper.check(vmas)
     own = [vma for vma in vmas if not _is_kernels(vma)]
     candidates = [vma for vma in own if vma.inode and not vma.protection & Protection.WRITE]
-    touched = with_anonymous_pages(pid, candidates)
-    files = [vma for vma, changed in zip(candidates, touched, strict=True) if not changed]
+    touched = anonymous_pages(pid, own)
+    pages = pages_of(touched, candidates)
+    files = [vma for vma, changed in zip(candidates, pages, strict=True) if not len(changed)]
     mapped = {vma.start for vma in files}
     private = [vma for vma in own if vma.start not in mapped]
-    content = ptrace.read_memory(pid, [(vma.start, vma.end - vma.start) for vma in private])
-    regions = []
-    at = 0
-    for vma in private:
-        length = vma.end - vma.start
-        regions.append(Region(vma.start, content[at : at + length]))
-        at += length
+    regions = read_private(pid, plan, private, touched)
     brk = program_break(pid)
     if not plan.deny_brk:
         brk = call(child, registers, entry.syscall, SYS_BRK, 0)

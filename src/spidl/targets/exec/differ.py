@@ -8,14 +8,16 @@ does not is unexplained, and an image of it could not be trusted.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from spidl.link.actions import Anchor, Word
-from spidl.link.memory import U64, Memory
-from spidl.targets.exec.snapshot import Anchors, Snapshot
+from spidl.link.memory import U8, U64, Memory, is_zeros
+from spidl.targets.exec.snapshot import Anchors, Region, Snapshot
 
 _MASK = 2**64 - 1
 _POINTERS: tuple[tuple[Anchor, Callable[[Anchors], int]], ...] = (
@@ -53,6 +55,8 @@ def differing(memories: Sequence[Memory]) -> U64:
     first, *others = memories
     found = []
     for i, (start, data) in enumerate(first.blocks):
+        if is_zeros(data):
+            continue  # in all of them, see `memories_of`
         words = data[: len(data) & -8].view(np.uint64)
         differs = np.zeros(len(words), np.bool_)
         for other in others:
@@ -108,15 +112,42 @@ def _follow_number(values: Sequence[int], anchors: Sequence[Anchors]) -> Anchor 
     return None
 
 
-def memory_of(snapshot: Snapshot) -> Memory:
-    """The private memory of a snapshot."""
-    return Memory([(region.address, region.content) for region in snapshot.regions])
+def memories_of(snapshots: Sequence[Snapshot]) -> list[Memory]:
+    """The private memory of each run, with the same blocks in all of them.
+
+    Runs need not touch the same pages: regions are cut where those of another run begin or end,
+    and zeros become an array where another run has content.
+    """
+    cuts = {at for run in snapshots for r in run.regions for at in (r.address, r.end)}
+    ordered = sorted(cuts)
+    runs = [[block for r in run.regions for block in _cut(r, ordered)] for run in snapshots]
+    for i, same in enumerate(zip(*runs, strict=True)):
+        zero = [is_zeros(data) for _, data in same]
+        if any(zero) and not all(zero):
+            for run in runs:
+                start, data = run[i]
+                run[i] = start, np.array(data)
+    return [Memory(blocks) for blocks in runs]
+
+
+def _cut(region: Region, cuts: Sequence[int]) -> list[tuple[int, U8]]:
+    inner = cuts[bisect_left(cuts, region.address) : bisect_right(cuts, region.end)]
+    return [
+        (start, region.content[start - region.address : end - region.address])
+        for start, end in pairwise(inner)
+    ]
 
 
 def same_shape(snapshots: Sequence[Snapshot]) -> bool:
-    """Whether all runs have the same regions at the same addresses."""
-    shapes = {
-        tuple((region.address, len(region.content)) for region in snapshot.regions)
-        for snapshot in snapshots
-    }
-    return len(shapes) == 1
+    """Whether all runs have private memory at the same addresses."""
+    return len({tuple(_extents(snapshot)) for snapshot in snapshots}) == 1
+
+
+def _extents(snapshot: Snapshot) -> list[tuple[int, int]]:
+    extents: list[tuple[int, int]] = []
+    for region in snapshot.regions:
+        if extents and extents[-1][1] == region.address:
+            extents[-1] = extents[-1][0], region.end
+        else:
+            extents.append((region.address, region.end))
+    return extents

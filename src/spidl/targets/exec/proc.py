@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from spidl.link.actions import Protection
+from spidl.link.memory import U64
 from spidl.targets.exec.snapshot import Vma
 
 _PAGE = mmap.PAGESIZE
@@ -16,6 +17,8 @@ _ENTRY = 8
 _FILE_PAGE = 61
 """Bit of a pagemap entry: the page belongs to a file; clear for an anonymous one."""
 _PRESENT_OR_SWAPPED = 62
+_AT_A_TIME = 1 << 18
+"""Pages; a program may map terabytes and use none of them."""
 
 
 def _protections() -> dict[bytes, tuple[Protection, bool]]:
@@ -59,35 +62,35 @@ def read_vmas(pid: int) -> list[Vma]:
     return vmas
 
 
-def with_anonymous_pages(pid: int, vmas: Sequence[Vma]) -> list[bool]:
-    """For each mapping, given in order of address: does it hold an anonymous page?
+def anonymous_pages(pid: int, vmas: Sequence[Vma]) -> U64:
+    """The addresses of the anonymous pages in mappings that are given in order of address.
 
     Bits 61 to 63 of an entry are readable without privileges
     (Documentation/admin-guide/mm/pagemap.rst).
     """
-    answers: list[bool] = []
+    found: list[U64] = []
     descriptor = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        first = 0
-        while first < len(vmas):
-            last = first + 1
-            while last < len(vmas) and vmas[last].start == vmas[last - 1].end:
-                last += 1
-            run = vmas[first:last]
-            start = run[0].start // _PAGE
-            entries = _entries(descriptor, start, run[-1].end // _PAGE - start)
-            anonymous = (entries >> _FILE_PAGE & 1 == 0) & (entries >> _PRESENT_OR_SWAPPED != 0)
-            answers += [
-                bool(anonymous[vma.start // _PAGE - start : vma.end // _PAGE - start].any())
-                for vma in run
-            ]
-            first = last
+        for start, end in _joined(vmas):
+            for page in range(start // _PAGE, end // _PAGE, _AT_A_TIME):
+                entries = _entries(descriptor, page, min(_AT_A_TIME, end // _PAGE - page))
+                anonymous = (entries >> _FILE_PAGE & 1 == 0) & (entries >> _PRESENT_OR_SWAPPED != 0)
+                found.append((np.flatnonzero(anonymous) + page).astype(np.uint64))
     finally:
         os.close(descriptor)
-    return answers
+    return np.concatenate(found) * np.uint64(_PAGE) if found else np.zeros(0, np.uint64)
 
 
-def _entries(descriptor: int, page: int, count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _joined(vmas: Sequence[Vma]) -> Iterator[tuple[int, int]]:
+    """(start, end) of the runs of mappings without a gap."""
+    first = 0
+    for last in range(1, len(vmas) + 1):
+        if last == len(vmas) or vmas[last].start != vmas[last - 1].end:
+            yield vmas[first].start, vmas[last - 1].end
+            first = last
+
+
+def _entries(descriptor: int, page: int, count: int) -> U64:
     content = os.pread(descriptor, count * _ENTRY, page * _ENTRY)
     if len(content) != count * _ENTRY:
         raise OSError(f"/proc/PID/pagemap ends before page {page + count:#x}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -87,10 +88,14 @@ class Vma:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """Private memory of the program: one VMA in full."""
+    """Private memory of the program: a VMA, or part of one where much of it is untouched zeros."""
 
     address: int
     content: npt.NDArray[np.uint8]
+
+    @property
+    def end(self) -> int:
+        return self.address + len(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +155,8 @@ class Snapshot:
     arena_end: int
     vdso: bytes
     unexpected: tuple[str, ...]
+
+    def protection(self, address: int) -> Protection:
+        """The permissions of a mapped address."""
+        at = bisect_right(self.vmas, address, key=lambda vma: vma.start) - 1
+        return self.vmas[at].protection

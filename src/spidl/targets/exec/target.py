@@ -85,7 +85,6 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     snapshot, memory = adopted.snapshot, adopted.memory
     runtime = link.facts[RUNTIME]
     files, copied = _files(link, adopted, layout)
-    protections = {vma.start: vma.protection for vma in snapshot.vmas}
     extra = page_up(snapshot.arena_end) + PAGE
     debug = find_debug(link, memory)
     strings = b""
@@ -98,7 +97,7 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     boot_at = extra + _EXTRA_ROOM
     strings = strings.ljust((len(strings) + 15) & -16, b"\0")
     shims = answer_for_program(link, memory, extra + len(strings), load_boot(), boot_at)
-    pages = [Pages(start, data, protections[start]) for start, data in memory.blocks]
+    pages = [Pages(start, data, snapshot.protection(start)) for start, data in memory.blocks]
     pages += copied
     if strings or shims:
         content = np.frombuffer(strings + shims, np.uint8)

@@ -17,6 +17,7 @@ from spidl.diagnostics import LinkError, Place
 from spidl.elf import DT, DYN, EHDR, ET, PHDR, PT
 from spidl.link.actions import Action, Protect, Protection, TableFlag
 from spidl.link.image import LinkedImage, Pages
+from spidl.link.memory import is_zeros
 from spidl.link.space import PAGE, page_up
 from spidl.targets.exec.boot import load_boot
 from spidl.targets.exec.table import encode
@@ -126,6 +127,8 @@ def zero_runs(content: npt.NDArray[np.uint8]) -> list[tuple[int, int, bool]]:
     """(start, end, all zero) in bytes: content split at long or trailing runs of zero pages."""
     if not len(content):
         return []
+    if is_zeros(content):
+        return [(0, len(content), True)]
     words = content.view(np.uint64).reshape(-1, PAGE // 8)
     full = np.flatnonzero(words.any(axis=1))
     if not len(full):
