@@ -1,7 +1,5 @@
 """``python -m spidl``."""
 
-import sys
+from spidl.cli.main import entry
 
-from spidl.cli.main import main
-
-sys.exit(main(sys.argv[1:]))
+entry()

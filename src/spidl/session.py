@@ -35,7 +35,9 @@ def find_program(name: str) -> str:
 
     Raises `LinkError` ``collect/no-program``, ``collect/not-a-program``.
     """
-    if "/" in name:
+    if not name:
+        candidates = []
+    elif "/" in name:
         candidates = [os.path.abspath(name)]
     else:
         folders = os.environ.get("PATH", os.defpath).split(":")
@@ -86,13 +88,16 @@ def make_link(request: Request) -> Link:
     from spidl.link.link import Link
     from spidl.registry import load_modules
 
-    try:
-        folder = os.getcwd()
-    except FileNotFoundError:
-        folder = "/"
     configuration = configured(request)
     modules = load_modules(configuration, request.extra)
-    return Link(request.program, modules, Environment(request.environment, folder))
+    return Link(request.program, modules, Environment(request.environment, _working_folder()))
+
+
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # somebody removed it
+        return "/"
 
 
 def configured(request: Request) -> Configuration:
@@ -143,7 +148,7 @@ def entry_key(request: Request) -> str:
     return key_of([
         __version__, request.program, request.layout, *request.extra, *request.settings,
         *(f"{file}:{identity(file)}" for file in files), *steering,
-        os.getcwd() if relative else "", machine.release, machine.version, machine.machine,
+        _working_folder() if relative else "", machine.release, machine.version, machine.machine,
     ])  # fmt: skip
 
 
@@ -162,29 +167,32 @@ def _image_of(link: Link, request: Request) -> bytearray:
 
 
 def cached_image(request: Request) -> Entry:
-    """The kept image of a request, linked now if there is none that is valid."""
+    """The kept image of a request, linked now if there is none that is valid.
+
+    Raises `LinkError`; ``cache/...`` where an image cannot be kept.
+    """
     store = Store()
     key = entry_key(request)
     entry = store.find(key)
     if entry is not None:
         return entry
+    store.prepare()
     name = os.path.basename(request.program)
     link = make_link(request)
     inputs = _module_files(link)
     try:
         content = _image_of(link, request)
-    except Refusal as refusal:
-        own = identity(request.program)
-        inputs |= {} if own is None else {request.program: own}
-        return store.keep(
-            key, name, None, inputs=inputs, absent=(), refusal=refusal.diagnostic.to_json()
-        )
+        refusal = None
+    except Refusal as error:
+        content, refusal = None, error.diagnostic.to_json()
+        if error.code.startswith("adopt/no-"):
+            return Entry(None, refusal)  # what a sandbox forbids may be allowed the next time
     inputs |= {
         path: (i.device, i.inode, i.size, i.mtime[0] * 10**9 + i.mtime[1],
                i.ctime[0] * 10**9 + i.ctime[1])
         for path, i in link.inputs.items()
     }  # fmt: skip
-    return store.keep(key, name, content, inputs=inputs, absent=link.absent)
+    return store.keep(key, name, content, inputs=inputs, absent=link.absent, refusal=refusal)
 
 
 def _module_files(link: Link) -> dict[str, Identity]:

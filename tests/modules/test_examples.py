@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,13 @@ PYTHON = "/usr/bin/python3"  # of the system: a program with many libraries
 
 OPEN_SOCKET = "import socket; socket.socket()"
 OPEN_FILE = "print(open('/proc/self/comm').read() != '')"
+
+COMPILERS = [
+    "gcc",
+    pytest.param("musl-gcc", marks=pytest.mark.skipif(
+        shutil.which("musl-gcc") is None, reason="Debian's musl-tools are not installed"
+    )),
+]  # fmt: skip
 
 
 class Bench:
@@ -296,7 +304,7 @@ def _program_that_lacks_a_function(bench: Bench, cc: str, *flags: str) -> str:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("cc", ["gcc", "musl-gcc"])
+@pytest.mark.parametrize("cc", COMPILERS)
 @pytest.mark.parametrize("flag", ["-Wl,-z,lazy", "-Wl,-z,now", "-fno-plt"])
 def test_answer(bench: Bench, cc: str, flag: str) -> None:
     program = _program_that_lacks_a_function(bench, cc, flag)
@@ -318,7 +326,7 @@ def test_answer_instead_of_a_library_that_is_not_there(bench: Bench) -> None:
     assert (answered.stdout, answered.stderr, answered.returncode) == ("42\n", "", 0)
 
 
-@pytest.mark.parametrize("cc", ["gcc", "musl-gcc"])
+@pytest.mark.parametrize("cc", COMPILERS)
 @pytest.mark.parametrize("flag", ["-Wl,-z,lazy", "-Wl,-z,now", "-fno-plt"])
 def test_a_symbol_that_only_a_resolver_answers(bench: Bench, cc: str, flag: str) -> None:
     """ld.so by itself would not start the program: it is shown the name (targets/exec/shown.py)."""
@@ -327,3 +335,41 @@ def test_a_symbol_that_only_a_resolver_answers(bench: Bench, cc: str, flag: str)
     module.write_text(RENAME)
     answered = bench.spidl(module, program)
     assert (answered.stdout, answered.stderr, answered.returncode) == ("43\n", "", 0)
+
+
+VALUE = """
+#include <stdio.h>
+int value = 1;
+int main(void) { printf("%d\\n", value); return 0; }
+"""
+CHANGE = '''
+"""Changes the word at `value`."""
+import numpy as np
+from spidl.api import POST_RELOCATE, Dso, Link, Module, Pipeline
+
+class Change(Module):
+    owned: bool
+
+    def register(self, dso: Dso, pipeline: Pipeline) -> None:
+        pipeline.weak(POST_RELOCATE, self.change)
+
+    def change(self, link: Link) -> None:
+        at = link.definition(link.root, "value").address
+        if self.owned:
+            link.space.patch(at, b"\\7", link.by)
+        else:
+            link.space.write(np.array([at], np.uint64), np.array([7], np.uint64), link.by, width=4)
+'''
+
+
+def test_a_word_that_differs_must_be_owned(bench: Bench) -> None:
+    """Each link is compared with what ld.so does; only what a module owns may differ."""
+    program = bench.compile("value", VALUE, "-rdynamic")
+    module = bench.folder / "change.py"
+    module.write_text(CHANGE)
+    owned = bench.spidl(module, program, set_=("change.owned=true",))
+    assert (owned.stdout, owned.stderr, owned.returncode) == ("7\n", "", 0)
+    stray = bench.spidl(module, program, set_=("change.owned=false",))
+    assert (stray.stdout, stray.returncode) == ("", 2)
+    assert "spidl: error[adopt/differs]" in stray.stderr
+    assert "written by change in post-relocate" in stray.stderr

@@ -114,15 +114,16 @@ def test_preload_at_link_time(same: Same, places: Workshop) -> None:
     same([str(program)], env=preload(places), expect="preloaded\nvalue 1000\n")
 
 
-def test_preload_that_is_missing(same: Same, places: Workshop) -> None:
-    """ld.so complains at every start and goes on."""
+def test_preload_that_is_missing(places: Workshop, tmp_path: Path) -> None:
+    """ld.so complains at every start and goes on; an image would be silent, so there is none."""
     program = finder(places, "preload-absent", "-Wl,-rpath,$ORIGIN/one")
-    outcome = same(
-        [str(program)],
-        env={**os.environ, "LD_PRELOAD": "/nowhere/libabsent.so"},
-        expect="value 0\n",
-    )
-    assert b"cannot be preloaded" in outcome.stderr
+    steering = {"LD_PRELOAD": "/nowhere/libabsent.so", "SPIDL_CACHE": str(tmp_path)}
+    refused = spidl(["build", str(program), "-o", str(tmp_path / "image")], steering=steering)
+    assert refused.status == 2
+    assert b"spidl: refused[collect/no-preload]" in refused.stderr
+    outcome = spidl(["run", str(program)], steering=steering)
+    assert (outcome.status, outcome.stdout) == (0, b"value 0\n")
+    assert outcome.stderr.count(b"cannot be preloaded") == 2  # of python and of the program
 
 
 class LinkedWithout(Images):

@@ -134,7 +134,8 @@ def main() -> int:
     inside(root, "/usr/bin/python3", "-c", versions)
     report = root / "opt" / "spidl" / "report.xml"
     command = ["/usr/bin/python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
-    wanted = pytest_arguments or ["tests/programs"]
+    # test_bindings.py is about programs and LD_DEBUG output of the release that CI runs on.
+    wanted = pytest_arguments or ["tests/programs", "--ignore=tests/programs/test_bindings.py"]
     status = inside(root, *command, f"--junitxml={report.relative_to(root / 'opt/spidl')}", *wanted)
     if not report.exists():
         return status.returncode or 1

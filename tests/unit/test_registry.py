@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spidl.registry import Configuration, load_modules, read_configuration
+from spidl import registry
+from spidl.registry import Configuration, available, load_modules, read_configuration
 from spidl.testing import expect
 
 MODULE = """
@@ -149,3 +150,11 @@ def test_a_module_file_lies_beside_the_settings(tmp_path: Path, knobs: str) -> N
     configuration = read_configuration(str(path))
     assert configuration.pipeline == ("sysv", f"{knobs}:Knobs")
     assert [m.name for m in load_modules(configuration)] == ["sysv", "knobs"]
+
+
+def test_own_modules_are_the_entry_points() -> None:
+    """The short way to Spidl's own modules leads where their entry points do."""
+    points = {name: tuple(point.value.split(":")) for name, point in available().items()}
+    assert {name: points.get(name) for name in registry._OWN} == registry._OWN
+    own = {name for name, (file, _) in points.items() if file.startswith("spidl.modules.")}
+    assert own == set(registry._OWN)

@@ -7,6 +7,7 @@ nor the linker.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -85,7 +86,7 @@ def _link_options(parser: argparse.ArgumentParser, *, layout: bool) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run one command; gives the exit status: 2 for a program that cannot be linked as asked."""
-    as_json = "--json" in argv
+    as_json = argv[:1] not in (["run"], ["build"]) and "--json" in argv
     try:
         options = _parser().parse_args(_without_separator(argv))
         if options.command is None:
@@ -181,4 +182,5 @@ def _dispatch(options: argparse.Namespace) -> int:
 
 def entry() -> NoReturn:
     """The console script."""
+    gc.disable()  # a short life with few cycles; collections would take a tenth of it
     sys.exit(main(sys.argv[1:]))

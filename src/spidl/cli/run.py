@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from typing import NoReturn
 
-from spidl.diagnostics import LinkError, Place
+from spidl.diagnostics import LinkError, Place, Severity
 from spidl.session import Request, cached_image, find_program, policies
 
 
@@ -20,16 +23,29 @@ def run(options: argparse.Namespace) -> int:
     request = Request(program, tuple(options.extra), options.layout, options.config,
                       tuple(options.settings))  # fmt: skip
     arguments = [options.program, *options.arguments]
-    try:
-        entry = cached_image(request)
-    except LinkError as error:
-        if error.code != "cache/cannot-write" or policies(request):
-            raise
-        print(error.diagnostic, file=sys.stderr)
-        _execute(program, arguments)
-    if entry.image is None:
-        return _plain(request, entry.refusal or {}, arguments)
-    _execute(entry.image, arguments)
+    for _ in range(2):
+        try:
+            entry = cached_image(request)
+        except LinkError as error:
+            if not error.code.startswith("cache/") or policies(request):
+                raise
+            error.with_note("this time the program starts the plain way")
+            print(replace(error.diagnostic, severity=Severity.WARNING), file=sys.stderr)
+            _execute(program, arguments)
+        if entry.image is None:
+            return _plain(request, entry.refusal or {}, arguments)
+        try:
+            _execute(entry.image, arguments)
+        except LinkError:
+            # Removed since it was found, say by somebody who empties the cache: once more.
+            if os.path.exists(entry.image):
+                raise
+    raise LinkError(
+        "start/no-image",
+        "the image is removed as soon as it is made",
+        place=Place(program),
+        help="see what empties the cache, or set SPIDL_CACHE to another folder",
+    )
 
 
 def _plain(request: Request, refusal: dict[str, object], arguments: list[str]) -> NoReturn:
@@ -49,10 +65,14 @@ def _plain(request: Request, refusal: dict[str, object], arguments: list[str]) -
 
 
 def _execute(path: str, arguments: list[str]) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Exec as whoever started us would have: Python's own changes of the process are undone."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # it is where the descriptor was closed at start
+            stream.flush()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     try:
-        os.execv(path, arguments)
+        os.execve(path, arguments, _environment())
     except OSError as error:
         raise LinkError(
             "start/exec",
@@ -60,3 +80,14 @@ def _execute(path: str, arguments: list[str]) -> NoReturn:
             place=Place(path),
             help="check the file's permissions and its format",
         ) from None
+
+
+def _environment() -> dict[bytes, bytes]:
+    """The environment without the LC_CTYPE that Python sets itself in the C locale (PEP 538)."""
+    variables = dict(os.environb)
+    if variables.get(b"LC_CTYPE") in (b"C.UTF-8", b"C.utf8", b"UTF-8"):
+        with suppress(OSError), open("/proc/self/environ", "rb") as file:
+            given = file.read().split(b"\0")
+            if not any(variable.startswith(b"LC_CTYPE=") for variable in given):
+                del variables[b"LC_CTYPE"]
+    return variables

@@ -58,6 +58,14 @@ _KINDS = {
 }
 
 
+_ADVICE = {
+    "not-found": "check the path",
+    "no-permission": "chmod +r it, or be a user who may read it",
+    "not-a-file": "give the path of a program or shared library",
+    "cannot-read": "see whether `cat` can read the file",
+}
+
+
 def _is_file(path: str) -> bool:
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
@@ -66,4 +74,4 @@ def _is_file(path: str) -> bool:
 
 
 def _error(what: str, message: str, path: str) -> LinkError:
-    return LinkError(f"parse/{what}", message, place=Place(path))
+    return LinkError(f"parse/{what}", message, place=Place(path), help=_ADVICE[what])

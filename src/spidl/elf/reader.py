@@ -15,6 +15,18 @@ from spidl.elf.constants import PF
 from spidl.elf.tables import Bytes
 
 
+_DAMAGED = "the file is damaged: reinstall the package it belongs to, or build it again"
+_ADVICE = {
+    "not-elf": "give the path of a program or shared library",
+    "wrong-class": "Spidl links 64-bit x86-64 programs; start this one without it",
+    "wrong-machine": "Spidl links 64-bit x86-64 programs; start this one without it",
+    "wrong-abi": "Spidl links Linux programs; start this one without it",
+    "wrong-type": "give the path of a linked program or shared library",
+    "rel-unsupported": "build it with a linker that writes DT_RELA, as x86-64 wants it",
+}
+"""What can be done about an error; about most, only one thing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """A PT_LOAD segment: virtual address, file offset and sizes in bytes."""
@@ -58,7 +70,8 @@ class Reader:
     ) -> LinkError:
         """A ``parse/`` error at a place of this file."""
         place = Place(self.name, table, index, vaddr, offset)
-        return LinkError(f"parse/{what}", message, place=place, notes=notes, help=help)
+        advice = help or _ADVICE.get(what, _DAMAGED)
+        return LinkError(f"parse/{what}", message, place=place, notes=notes, help=advice)
 
     def load_at(self, vaddr: int) -> Load | None:
         """The segment whose memory holds a virtual address."""

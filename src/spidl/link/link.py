@@ -174,7 +174,7 @@ class Link:
         """The object already known by a name: soname, requested name or path."""
         return self._names.get(name)
 
-    def find(self, name: str, dso: Dso, because: str) -> Need:
+    def find(self, name: str, dso: Dso, because: str) -> Need | MemoryObject:
         """The object that ``dso`` names: known already, or where its finder finds it."""
         if self.known(name) is not None:
             return Need(name, because=because)

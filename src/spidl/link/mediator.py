@@ -17,6 +17,7 @@ import numpy.typing as npt
 from spidl.diagnostics import LinkError, Place
 from spidl.elf.constants import SHN, STB, STT, STV
 from spidl.elf.hashes import name_hash
+from spidl.elf.tables import SYM
 from spidl.link.namespace import Namespace
 from spidl.link.recipes import VERSIONING, Versioning
 from spidl.link.symbols import (
@@ -62,6 +63,28 @@ class ScopeIndex:
         self.hidden: Bool = column("hidden", np.bool_)[order].astype(np.bool_, copy=False)
         self.default: Bool = column("default", np.bool_)[order].astype(np.bool_, copy=False)
         self.for_plt: Bool = column("for_plt", np.bool_)[order].astype(np.bool_, copy=False)
+        self._objects = {m.number: m for m in members}
+        parts = [m.file.symbols[t.symbol] for m, t in zip(members, tables, strict=True)]
+        symbols = np.concatenate(parts)[order] if parts else np.zeros(0, SYM)
+        self._value = symbols["st_value"].astype(np.uint64)
+        self._moves = _moves(symbols)
+        self._size = symbols["st_size"].astype(np.uint64)
+        self._type = symbols["st_info"] & 15
+        self._defined = symbols["st_shndx"] != SHN.UNDEF
+
+    def give(self, bindings: Bindings, rows: I64, entry: I64) -> None:
+        """Record that ``rows`` are bound to these entries."""
+        provider = self.member[entry]
+        bias = np.zeros(int(provider.max(initial=0)) + 1, np.uint64)
+        for number in np.flatnonzero(np.bincount(provider)).tolist():
+            bias[number] = self._objects[number].bias
+        value = self._value[entry]
+        bindings.provider[rows] = provider
+        bindings.symbol[rows] = self.symbol[entry]
+        bindings.value[rows] = np.where(self._moves[entry], value + bias[provider], value)
+        bindings.size[rows] = self._size[entry]
+        bindings.type[rows] = self._type[entry]
+        bindings.defined[rows] = self._defined[entry]
 
     def first(self, requests: Requests, rows: I64, lookup: npt.NDArray[np.uint8], root: int) -> I64:
         """The first acceptable entry for each of ``rows`` of ``requests``; -1 for none.
@@ -191,12 +214,7 @@ class Mediator:
         requests = bindings.requests
         entry = index.first(requests, rows, requests.lookup[rows], self._link.root.number)
         found = entry >= 0
-        members = index.member[entry[found]]
-        symbols = index.symbol[entry[found]]
-        targets = rows[found]
-        for number in np.flatnonzero(np.bincount(members)) if len(members) else ():
-            chosen = members == number
-            self._take(bindings, targets[chosen], int(number), symbols[chosen])
+        index.give(bindings, rows[found], entry[found])
         return rows[~found]
 
     def _unify(self, bindings: Bindings, namespace: Namespace) -> None:
@@ -244,10 +262,9 @@ class Mediator:
         chosen = dso.file.symbols[symbols]
         value = chosen["st_value"].astype(np.uint64)
         kind = chosen["st_info"] & 15
-        moves = (chosen["st_shndx"] != SHN.ABS) & (kind != STT.TLS)
         bindings.provider[rows] = number
         bindings.symbol[rows] = symbols
-        bindings.value[rows] = np.where(moves, value + np.uint64(dso.bias), value)
+        bindings.value[rows] = np.where(_moves(chosen), value + np.uint64(dso.bias), value)
         bindings.size[rows] = chosen["st_size"]
         bindings.type[rows] = kind
         bindings.defined[rows] = chosen["st_shndx"] != SHN.UNDEF
@@ -285,6 +302,12 @@ class Mediator:
                     _check_answer(answer, request, module)
                     _answer(bindings, row, answer, module)
                     break
+
+
+def _moves(symbols: npt.NDArray[np.void]) -> Bool:
+    """Which symbols' values are addresses in their object: absolute ones and TLS offsets stay."""
+    moves: Bool = (symbols["st_shndx"] != SHN.ABS) & (symbols["st_info"] & 15 != STT.TLS)
+    return moves
 
 
 def _check_answer(answer: Definition, request: SymbolRequest, module: str) -> None:

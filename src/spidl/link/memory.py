@@ -108,7 +108,7 @@ class Memory:
 
     def read_bytes(self, address: int, size: int) -> U8:
         """A copy of bytes that may cross blocks.  Raises LookupError(address) outside."""
-        parts = []
+        parts: list[U8] = []
         while size > 0:
             number, offset = self._block(address)
             part = self.blocks[number][1][offset : offset + size]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from spidl.link.phases import Phase, PostPhase
 
 if TYPE_CHECKING:
-    from spidl.link.dso import Dso, Need
+    from spidl.link.dso import Dso, MemoryObject, Need
     from spidl.link.link import Link
     from spidl.link.phases import LinkPass, ObjectPass
     from spidl.link.symbols import Exports, Resolver
 
-    Finder = Callable[[str, Dso, Link], Need]
+    Finder = Callable[[str, Dso, Link], Need | MemoryObject]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from spidl.api import COLLECT, Dso, Link, Module, Need, Pipeline
+from spidl.api import COLLECT, Dso, Link, MemoryObject, Module, Need, Pipeline, Place, Refusal
 
 PRELOAD_FILE = "/etc/ld.so.preload"
 
@@ -19,18 +19,29 @@ class Preload(Module):
             pipeline.weak(COLLECT, preload)
 
 
-def preload(dso: Dso, link: Link) -> Iterator[Need]:
+def preload(dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
     """LD_PRELOAD first, then the file (glibc: do_preload, handle_preload_list in rtld.c).
 
-    ld.so only warns about one that is not found, and goes on without it.
+    glibc's linker warns of a missing one at each start and goes on, which an image would not say:
+    Refusal ``collect/no-preload``.  musl's goes on silently.
     """
+    glibc = "ld-linux" in (dso.file.interp or "")
     wanted = [(name, "LD_PRELOAD") for name in link.environment.preload]
-    if "ld-linux" in (dso.file.interp or ""):  # musl knows no such file
+    if glibc:  # musl knows no such file
         content = link.read_input(PRELOAD_FILE) or b""
         lines = [line.split(b"#", 1)[0] for line in content.splitlines()]
         names = b" ".join(lines).replace(b":", b" ").split()
         wanted += [(n.decode(errors="surrogateescape"), PRELOAD_FILE) for n in names]
     for name, because in wanted:
         need = link.find(name, dso, because)
-        if need.path is not None or link.known(need.name) is not None:
+        found = isinstance(need, MemoryObject) or need.path is not None
+        if found or link.known(need.name) is not None:
             yield need
+        elif glibc:
+            raise Refusal(
+                "collect/no-preload",
+                f"{name} is to be preloaded and was not found",
+                place=Place(dso.path),
+                notes=(f"named by {because}", need.found),
+                help=f"correct {because}; ld.so warns of it at each start",
+            )

@@ -20,7 +20,7 @@ from spidl.link.dso import Dso, MemoryObject, Need
 from spidl.link.environment import Environment
 from spidl.link.link import Link
 from spidl.link.module import Module
-from spidl.link.phases import COLLECT, POST_COLLECT
+from spidl.link.phases import POST_COLLECT
 from spidl.link.pipeline import Pipeline
 from spidl.modules.gnu import bring_recipes
 from spidl.modules.gnu.symbols import add_versions, check_versions
@@ -49,15 +49,13 @@ class Shelf(Module):
     libraries: Mapping[str, bytes] = field(default_factory=dict)
 
     def register(self, dso: Dso, pipeline: Pipeline) -> None:
-        pipeline.strong(COLLECT, self.collect)
+        pipeline.finder(self.find)
 
-    def collect(self, dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
-        for name in dso.file.needed:
-            content = self.libraries.get(name)
-            if link.known(name) is not None or content is None:
-                yield Need(name, found="searched: the objects in memory")
-            else:
-                yield MemoryObject(name, content, "DT_NEEDED")
+    def find(self, name: str, dso: Dso, link: Link) -> Need | MemoryObject:
+        content = self.libraries.get(name)
+        if content is None:
+            return Need(name, found="searched: the objects in memory")
+        return MemoryObject(name, content, "DT_NEEDED")
 
 
 def program(

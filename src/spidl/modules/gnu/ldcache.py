@@ -16,6 +16,7 @@ _X86_64_LIBC6 = 0x0303
 _EXTENSION = 1 << 62
 _EXTENSION_MAGIC = 0xEAA42174
 _HWCAPS_TAG = 1
+_PATH_MAX = 4096
 
 
 def parse_cache(data: bytes, supported: tuple[str, ...]) -> dict[str, str]:
@@ -51,7 +52,7 @@ def parse_cache(data: bytes, supported: tuple[str, ...]) -> dict[str, str]:
 
 
 def _string(data: bytes, offset: int) -> str:
-    end = data.find(b"\0", offset)
+    end = data.find(b"\0", offset, offset + _PATH_MAX)
     return data[offset : end if end >= 0 else offset].decode(errors="surrogateescape")
 
 

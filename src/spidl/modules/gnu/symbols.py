@@ -5,6 +5,8 @@ The rules are those of glibc's elf/dl-version.c and check_match in elf/dl-lookup
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -55,8 +57,14 @@ def _hashes(dso: Dso) -> U64:
     """Name hash by version index, 0 for the base version and for unused indices."""
     hashes = np.zeros(VERSYM_VERSION + 1, np.uint64)
     for index, version in dso.file.versions.items():
-        hashes[index] = name_hash(version.name.encode(errors="surrogateescape"))
+        hashes[index] = _version_hash(version.name)
     return hashes
+
+
+@cache
+def _version_hash(name: str) -> int:
+    # Every object has much the same few names.
+    return name_hash(name.encode(errors="surrogateescape"))
 
 
 class GnuVersioning(Versioning):

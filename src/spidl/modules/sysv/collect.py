@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from spidl.api import Dso, Link, Need
+from spidl.api import Dso, Link, MemoryObject, Need
 
 DEFAULT_FOLDERS = ("/lib", "/usr/lib")
 
 
-def collect(dso: Dso, link: Link) -> Iterator[Need]:
+def collect(dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
     """The objects that ``dso`` names as needed, in order."""
     for name in dso.file.needed:
         yield link.find(name, dso, "DT_NEEDED")

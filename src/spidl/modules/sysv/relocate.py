@@ -33,6 +33,8 @@ from spidl.api import (
 )
 
 Table = npt.NDArray[np.void]
+Group = tuple[int, str, I64, Table]
+"""Relocations of one type in one table: type, the table's name, rows, the rows' entries."""
 
 
 def relocate(dso: Dso, link: Link) -> None:
@@ -43,27 +45,24 @@ def relocate(dso: Dso, link: Link) -> None:
     if starts_itself(dso):
         return
     recipes = link.facts[RECIPES]
-    tables = [(name, t) for name, t in (("DT_RELA", dso.file.rela), ("DT_JMPREL", dso.file.jmprel))
-              if len(t)]  # fmt: skip
-    for name, table in tables:
-        _check_types(dso, name, table, recipes)
-    bindings, ranks = _bind(dso, link, [t for _, t in tables], recipes)
-    for name, table in tables:
-        types = table["r_type"]
-        for number in np.flatnonzero(np.bincount(types)):
-            if number in (R.NONE, R.COPY):
-                continue
-            index = np.flatnonzero(types == number).astype(np.int64)
-            chosen = table[index]
-            recipe = recipes[int(number)]
-            row = ranks[recipe.lookup][chosen["r_sym"]] if recipe.uses_symbol else index
-            batch = Batch(
-                link, dso, name, index,
-                chosen["r_offset"].astype(np.uint64) + np.uint64(dso.bias),
-                chosen["r_addend"].astype(np.int64).view(np.uint64),
-                bindings, row,
-            )  # fmt: skip
-            _apply(batch, recipe, int(number))
+    groups = [
+        group
+        for name, table in (("DT_RELA", dso.file.rela), ("DT_JMPREL", dso.file.jmprel))
+        for group in _by_type(dso, name, table, recipes)
+    ]
+    bindings, ranks = _bind(dso, link, groups, recipes)
+    for number, name, index, entries in groups:
+        if number in (R.NONE, R.COPY):
+            continue
+        recipe = recipes[number]
+        row = ranks[recipe.lookup][entries["r_sym"]] if recipe.uses_symbol else index
+        batch = Batch(
+            link, dso, name, index,
+            entries["r_offset"].astype(np.uint64) + np.uint64(dso.bias),
+            entries["r_addend"].astype(np.int64).view(np.uint64),
+            bindings, row,
+        )  # fmt: skip
+        _apply(batch, recipe, number)
 
 
 def starts_itself(dso: Dso) -> bool:
@@ -71,34 +70,41 @@ def starts_itself(dso: Dso) -> bool:
     return dso.is_root and dso.file.interp is None and not dso.file.needed
 
 
-def _check_types(dso: Dso, name: str, table: Table, recipes: dict[int, Recipe]) -> None:
+def _by_type(dso: Dso, name: str, table: Table, recipes: dict[int, Recipe]) -> list[Group]:
+    """A table's entries by their type; all types are known."""
     # All that lie above the known ones count as one: a table may name any 32-bit number.
     types = np.minimum(table["r_type"], max(R.COPY, *recipes) + 1)
-    for known in np.flatnonzero(np.bincount(types)):
-        if int(known) not in recipes and known not in (R.NONE, R.COPY):
-            index = int(np.flatnonzero(types == known)[0])
-            number = int(table["r_type"][index])
+    groups: list[Group] = []
+    for number in np.flatnonzero(np.bincount(types)).tolist():
+        index = np.flatnonzero(types == number).astype(np.int64)
+        first, last = int(index[0]), int(index[-1])
+        if number not in recipes and number not in (R.NONE, R.COPY):
+            unknown = int(table["r_type"][first])
             raise LinkError(
                 "relocate/unknown-type",
-                f"{dso.name} has a relocation of unknown type {number} ({relocation_name(number)})",
-                place=Place(dso.path, name, index, int(table["r_offset"][index])),
+                f"{dso.name} has a relocation of unknown type {unknown} "
+                f"({relocation_name(unknown)})",
+                place=Place(dso.path, name, first, int(table["r_offset"][first])),
                 help="no module in the list brings a recipe for this type",
             )
+        # Linkers put the entries of a type together, mostly.
+        together = last - first + 1 == len(index)
+        entries = table[first : last + 1] if together else table[index]
+        groups.append((number, name, index, entries))
+    return groups
 
 
 def _bind(
-    dso: Dso, link: Link, tables: list[Table], recipes: dict[int, Recipe]
+    dso: Dso, link: Link, groups: list[Group], recipes: dict[int, Recipe]
 ) -> tuple[Bindings, dict[LookupClass, I64]]:
-    """Ask for each (symbol, look-up class) once; gives answers and their row by class and symbol."""
+    """Ask for each (symbol, look-up class) once; gives answers, and rows by class and symbol."""
     count = max(1, len(dso.file.symbols))
     used = {kind: np.zeros(count, np.bool_) for kind in LookupClass}
-    for table in tables:
-        for number in np.flatnonzero(np.bincount(table["r_type"])):
-            if number == R.COPY:
-                used[LookupClass.COPY][table["r_sym"][table["r_type"] == number]] = True
-            elif number != R.NONE and recipes[int(number)].uses_symbol:
-                kind = recipes[int(number)].lookup
-                used[kind][table["r_sym"][table["r_type"] == number]] = True
+    for number, _, _, entries in groups:
+        if number == R.COPY:
+            used[LookupClass.COPY][entries["r_sym"]] = True
+        elif number != R.NONE and recipes[number].uses_symbol:
+            used[recipes[number].lookup][entries["r_sym"]] = True
     symbols, lookups, ranks, base = [], [], {}, 0
     for kind, wanted in used.items():
         index = np.flatnonzero(wanted).astype(np.int64)
@@ -124,7 +130,7 @@ def make_requests(dso: Dso, link: Link, symbols: I64, lookup: npt.NDArray[np.uin
 
 
 def _apply(batch: Batch, recipe: Recipe, number: int) -> None:
-    link, dso, bindings = batch.link, batch.dso, batch.bindings
+    link, bindings = batch.link, batch.bindings
     if recipe.uses_symbol:
         undefined = (batch.provider < 0) & ~bindings.weak_or_answered[batch.row]
         if undefined.any():

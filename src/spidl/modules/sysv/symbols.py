@@ -8,6 +8,8 @@ from spidl.api import DT, SHN, STB, STT, STV, Dso, Exports, Link
 
 _BINDINGS = (STB.GLOBAL, STB.WEAK, STB.GNU_UNIQUE)
 _TYPES = (STT.NOTYPE, STT.OBJECT, STT.FUNC, STT.COMMON, STT.TLS, STT.GNU_IFUNC)
+_BINDABLE = np.array([info >> 4 in _BINDINGS and info & 15 in _TYPES for info in range(256)])
+_VISIBLE = np.array([visibility not in (STV.HIDDEN, STV.INTERNAL) for visibility in range(4)])
 
 
 def exports(dso: Dso, link: Link) -> Exports:
@@ -20,8 +22,7 @@ def exports(dso: Dso, link: Link) -> Exports:
         (symbols["st_value"] != 0) | (defined & (symbols["st_shndx"] == SHN.ABS))
         | (kind == STT.TLS) & defined
     )  # fmt: skip
-    visible = ~np.isin(symbols["st_other"] & 3, (STV.HIDDEN, STV.INTERNAL))
-    chosen = valued & visible & np.isin(symbols["st_info"] >> 4, _BINDINGS) & np.isin(kind, _TYPES)
+    chosen = valued & _VISIBLE[symbols["st_other"] & 3] & _BINDABLE[symbols["st_info"]]
     table = file.tag(DT.GNU_HASH)
     if table is not None:
         # Symbols before symoffset are in no bucket: look-up never meets them.

@@ -1,8 +1,8 @@
 """Post-load: each object with PT_TLS gets its module id and its place in the static block.
 
-Variant II of the TLS ABI (psABI 3.4.6): blocks lie below the thread pointer.  The packing is that of
-glibc's _dl_determine_tlsoffset (elf/dl-tls.c), which fills gaps that alignment leaves; code with
-TPOFF relocations only works if both agree, and every adopted link checks it.
+Variant II of the TLS ABI (psABI 3.4.6): blocks lie below the thread pointer.  The packing is
+that of glibc's _dl_determine_tlsoffset (elf/dl-tls.c), which fills gaps that alignment leaves;
+code with TPOFF relocations only works if both agree, and every adopted link checks it.
 """
 
 from __future__ import annotations

@@ -151,17 +151,16 @@ def _deferred_words(
     *,
     slots_bound: bool,
 ) -> list[Word]:
-    """Words that only the running process knows: take them from the run with bound slots.
+    """Words that only the running process knows: take them from the run with bound slots, if any.
 
     IFUNC resolvers may answer with a function of the vDSO, which moves with each start.
     """
     words: list[Word] = []
     for deferred in link.space.deferred:
         addresses = deferred.addresses
-        values = memories[2].read_words(addresses)
-        if not slots_bound and deferred.reason == "IFUNC":
-            values = memories[0].read_words(addresses)
-        anchors = runs[2].anchors
+        chosen = 2 if slots_bound else 0
+        values = memories[chosen].read_words(addresses)
+        anchors = runs[chosen].anchors
         in_vdso = (values >= np.uint64(anchors.vdso)) & (values < np.uint64(anchors.vdso_end))
         if anchors.vdso and in_vdso.any():
             words += [
@@ -206,7 +205,8 @@ def _start_words(
     for address, size in rseq:
         _reset_rseq(memory, address, size)
     addresses = differing(memories)
-    own = (addresses >= np.uint64(runtime.linker.start)) & (addresses < np.uint64(runtime.linker.end))
+    start, end = np.uint64(runtime.linker.start), np.uint64(runtime.linker.end)
+    own = (addresses >= start) & (addresses < end)
     addresses = addresses[own | ~among(addresses, written)]
     values = [m.read_words(addresses) for m in memories]
     anchors = [run.anchors for run in runs]
@@ -246,7 +246,7 @@ def _is_clock(word: Unexplained, runtime: Runtime) -> bool:
 
 
 def _reset_rseq(memory: Memory, address: int, size: int) -> None:
-    """A fresh struct rseq: cpu_id is RSEQ_CPU_ID_UNINITIALIZED until the kernel has it (rseq(2))."""
+    """A fresh struct rseq: cpu_id is RSEQ_CPU_ID_UNINITIALIZED until the kernel has it."""
     memory.write_bytes(address, np.zeros(min(size, 32), np.uint8))
     memory.write_words(np.array([address + 4], np.uint64), np.array([2**32 - 1], np.uint64), 4)
 
@@ -255,7 +255,9 @@ def _refuse(link: Link, unexplained: list[Unexplained]) -> Refusal:
     notes = []
     for word in unexplained[:5]:
         where = next((d for d in link.objects if d.start <= word.address < d.end), None)
-        inside = "the linker's heap" if where is None else f"{where.name}+{word.address - where.bias:#x}"
+        inside = "the linker's heap"
+        if where is not None:
+            inside = f"{where.name}+{word.address - where.bias:#x}"
         notes.append(f"{word.address:#x} ({inside}): {', '.join(f'{v:#x}' for v in word.values)}")
     return Refusal(
         "adopt/unexplained",

@@ -16,7 +16,8 @@ _ALL = 0xFFFFFFFF
 @cache
 def cpuid(leaf: int, subleaf: int) -> tuple[int, int, int, int]:
     """(eax, ebx, ecx, edx)."""
-    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as page:
+    access = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=access) as page:
         page.write(_CODE)
         buffer = (ctypes.c_uint32 * 4)()
         holder = ctypes.c_char.from_buffer(page)

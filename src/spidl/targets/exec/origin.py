@@ -1,8 +1,8 @@
 """Telling ld.so where the program lies, so that a later dlopen("$ORIGIN/...") works.
 
-The program's link_map has no l_origin until it is asked for; then ld.so reads /proc/self/exe, which
-names the image.  The field's offset differs between builds: it is found by looking at the libraries'
-link_maps, which hold a pointer to their own folder's name there.
+The program's link_map has no l_origin until it is asked for; then ld.so reads /proc/self/exe,
+which names the image.  The field's offset differs between builds: it is found by looking at the
+libraries' link_maps, which hold a pointer to their own folder's name there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from spidl.elf import DT
 from spidl.link.link import Link
-from spidl.link.memory import Memory
+from spidl.link.memory import U64, Memory
 
 _MAP_SIZE = 1408
 """Bytes of struct link_map to look at; it grew from 1120 to 1200 over glibc 2.31 to 2.41."""
@@ -42,21 +42,23 @@ def link_maps(memory: Memory, debug: int) -> list[tuple[int, str]]:
 def origin_field(memory: Memory, debug: int) -> int | None:
     """The address of the program's l_origin, None where this build does not show it."""
     maps = link_maps(memory, debug)
-    candidates: set[int] | None = None
-    for at, name in maps[1:]:
-        if not name.startswith("/"):
-            continue
-        folder = os.path.dirname(name)
-        fields = np.arange(at + 40, at + _MAP_SIZE, 8, dtype=np.uint64)
-        fields = fields[memory.holds(fields)]
-        pointers = memory.read_words(fields)
-        # Most words are no pointers to strings, and most strings are no paths.
-        rows = np.flatnonzero(memory.holds(pointers, 1))
-        rows = rows[memory.read_words(pointers[rows], 1) == ord("/")]
-        here = {int(fields[i]) - at for i in rows if _string(memory, int(pointers[i])) == folder}
-        if here:
-            candidates = here if candidates is None else candidates & here
-    if not maps or candidates is None or len(candidates) != 1:
+    named = [(at, os.path.dirname(name)) for at, name in maps[1:] if name.startswith("/")]
+    starts = np.array([at for at, _ in named], np.uint64)
+    offsets = np.arange(40, _MAP_SIZE, 8, dtype=np.uint64)
+    fields: U64 = np.add.outer(starts, offsets).reshape(-1)
+    pointers = np.zeros(len(fields), np.uint64)
+    inside = memory.holds(fields)
+    pointers[inside] = memory.read_words(fields[inside])
+    # Most words are no pointers to strings, and most strings are no paths.
+    rows = np.flatnonzero(memory.holds(pointers, 1))
+    rows = rows[memory.read_words(pointers[rows], 1) == ord("/")]
+    here: dict[int, set[int]] = {}
+    for row in rows.tolist():
+        at, folder = named[row // len(offsets)]
+        if _string(memory, int(pointers[row])) == folder:
+            here.setdefault(at, set()).add(int(fields[row]) - at)
+    candidates = set.intersection(*here.values()) if here else set()
+    if len(candidates) != 1:
         return None
     field = maps[0][0] + candidates.pop()
     return field if _word(memory, field) == 0 else None

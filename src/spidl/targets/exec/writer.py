@@ -230,6 +230,9 @@ def write_whole(path: str, content: bytes | bytearray) -> None:
     try:
         if os.path.isdir(path):
             raise IsADirectoryError(21, "is a folder")
+        if os.path.exists(path) and not os.path.isfile(path):
+            # Replacing /dev/null by an image would break the machine.
+            raise OSError(22, "not a regular file")
         temporary = os.path.join(folder, f".spidl-{os.urandom(8).hex()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
