@@ -140,3 +140,14 @@ class Refusal(LinkError):
         super().__init__(
             code, message, place=place, notes=notes, help=help, severity=Severity.REFUSED
         )
+
+
+def fault(error: Exception) -> LinkError:
+    """What to tell the user about an exception that should not have been."""
+    if isinstance(error, MemoryError):
+        return LinkError("internal/memory", "out of memory", help="close other programs")
+    return LinkError(
+        "internal/fault",
+        f"a fault in Spidl itself: {type(error).__name__}: {error}",
+        help="please report it; SPIDL_TRACEBACK=1 shows where it happened",
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Same, Workshop
-from .harness import Images, Layout, compare
+from .harness import Images, Layout, compare, spidl
 
 OLD_TAGS, NEW_TAGS = "-Wl,--disable-new-dtags", "-Wl,--enable-new-dtags"
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from spidl import __version__
-from spidl.diagnostics import LinkError
+from spidl.diagnostics import LinkError, fault
 
 _COMMANDS = {
     "run": "start a program through its linked image (links it first if need be)",
@@ -100,22 +100,10 @@ def main(argv: Sequence[str]) -> int:
         return 141
     except KeyboardInterrupt:
         return 130
-    except MemoryError:
-        return _report(
-            LinkError("internal/memory", "out of memory", help="close other programs"),
-            as_json=as_json,
-        )
     except Exception as error:  # the last door: a user never sees a traceback
         if os.environ.get("SPIDL_TRACEBACK"):
             raise
-        return _report(
-            LinkError(
-                "internal/fault",
-                f"a fault in Spidl itself: {type(error).__name__}: {error}",
-                help="please report it; SPIDL_TRACEBACK=1 shows where it happened",
-            ),
-            as_json=as_json,
-        )
+        return _report(fault(error), as_json=as_json)
 
 
 def _without_separator(argv: Sequence[str]) -> list[str]:

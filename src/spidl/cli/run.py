@@ -10,14 +10,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NoReturn
 
-from spidl.diagnostics import LinkError, Place, Severity
+from spidl.cache.store import Entry
+from spidl.diagnostics import LinkError, Place, Severity, fault
 from spidl.session import Request, cached_image, find_program, policies
 
 
 def run(options: argparse.Namespace) -> int:
     """Exec the cached image, linked now if need be; where there can be none, the plain way.
 
-    A module that enforces a policy turns the plain way into an error.
+    A module that enforces a policy turns the plain way into an error.  A program that the system's
+    linker starts is started, whatever went wrong here, with a warning.
     """
     program = find_program(options.program)
     request = Request(program, tuple(options.extra), options.layout, options.config,
@@ -25,11 +27,11 @@ def run(options: argparse.Namespace) -> int:
     arguments = [options.program, *options.arguments]
     for _ in range(2):
         try:
-            entry = cached_image(request)
+            entry = _entry(request)
         except LinkError as error:
-            if not error.code.startswith("cache/") or policies(request):
+            if policies(request) or not _starts_plainly(request, error):
                 raise
-            error.with_note("this time the program starts the plain way")
+            error.with_note("the program starts the plain way, under the system's linker")
             print(replace(error.diagnostic, severity=Severity.WARNING), file=sys.stderr)
             _execute(program, arguments)
         if entry.image is None:
@@ -46,6 +48,27 @@ def run(options: argparse.Namespace) -> int:
         place=Place(program),
         help="see what empties the cache, or set SPIDL_CACHE to another folder",
     )
+
+
+def _entry(request: Request) -> Entry:
+    """`cached_image`; a fault of Spidl's own is one more reason to start the plain way."""
+    try:
+        return cached_image(request)
+    except LinkError:
+        raise
+    except Exception as error:
+        if os.environ.get("SPIDL_TRACEBACK"):
+            raise
+        raise fault(error) from error
+
+
+def _starts_plainly(request: Request, error: LinkError) -> bool:
+    """Whether the program starts without an image: a second opinion, where that is a question."""
+    if error.code.startswith("cache/"):
+        return True
+    from spidl.cli.opinion import starts_plainly
+
+    return starts_plainly(request, error)
 
 
 def _plain(request: Request, refusal: dict[str, object], arguments: list[str]) -> NoReturn:

@@ -15,6 +15,7 @@ ADDRESS_LIMIT: Final = 1 << 47
 """The end of the user's address space with four-level page tables."""
 
 ELFMAG: Final = b"\x7fELF"
+ELFCLASS32: Final = 1
 ELFCLASS64: Final = 2
 ELFDATA2LSB: Final = 1
 EV_CURRENT: Final = 1
@@ -22,6 +23,7 @@ ELFOSABI_NONE: Final = 0
 ELFOSABI_GNU: Final = 3
 PN_XNUM: Final = 0xFFFF
 
+EM_386: Final = 3
 EM_X86_64: Final = 62
 
 

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spidl.diagnostics import Place, Refusal
 from spidl.elf.constants import (
     ADDRESS_LIMIT,
+    ELFCLASS32,
     ELFCLASS64,
     ELFDATA2LSB,
     ELFMAG,
     ELFOSABI_GNU,
     ELFOSABI_NONE,
+    EM_386,
     EM_X86_64,
     ET,
     EV_CURRENT,
@@ -40,7 +43,7 @@ def parse_header(data: Bytes, name: str) -> Header:
     """The header of an ELF64 x86-64 program or DSO.
 
     Raises LinkError ``parse/not-elf``, ``wrong-class``, ``wrong-machine``, ``wrong-type``,
-    ``wrong-abi``, ``bad-header`` and ``truncated``.
+    ``wrong-abi``, ``bad-header`` and ``truncated``; a Refusal for a 32-bit x86 one.
     """
     reader = Reader(name, data, ())
     magic = data[:4].tobytes()
@@ -50,6 +53,13 @@ def parse_header(data: Bytes, name: str) -> Header:
         raise reader.error("truncated", "the file ends inside its ELF header")
     header = data[: EHDR.itemsize].view(EHDR)[0]
     ident = header["e_ident"]
+    if ident[4] == ELFCLASS32 and header["e_machine"] == EM_386:
+        raise Refusal(
+            "parse/wrong-class",
+            "a 32-bit program",
+            place=Place(name),
+            help="Spidl links 64-bit x86-64 programs; this one starts under the system's linker",
+        )
     if ident[4] != ELFCLASS64:
         raise reader.error(
             "wrong-class",

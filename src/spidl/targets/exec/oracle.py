@@ -22,7 +22,7 @@ def compare(link: Link, linker: Dso, theirs: Memory, *, slots_bound: bool) -> No
     skip = _rewritten(link)
     for write in link.space.writes:
         if isinstance(write, CopyRun):
-            if write.origin:
+            if write.origin and not linker.start <= write.origin < linker.end:
                 _compare_copy(write, theirs)
             continue
         if write.by.dso == linker.name or (write.table == "DT_JMPREL" and not slots_bound):

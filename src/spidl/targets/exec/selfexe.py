@@ -1,8 +1,9 @@
 """Making /proc/self/exe name the program and not its image.
 
-The kernel's link cannot be changed while the image is mapped.  So in objects that mention it, GOT
-slots of functions that take a path go through a thunk to one of boot's shims, which puts the
-program's path in its place (boot/shims.S).  Raw system calls and other objects are not covered.
+The kernel's link cannot be changed while the image is mapped.  So GOT slots go through a thunk to
+one of boot's shims, which puts the program's path in its place (boot/shims.S): those of functions
+that read a link, and in objects that mention the path those of all functions that take one.  Raw
+system calls, /proc/PID/exe and objects that are opened later are not covered.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from spidl.targets.exec.boot import BootCode
 
 _NAME = re.compile(rb"/proc/self/exe")
 """As a pattern, since those search any buffer without copying it."""
+_LINK_READERS = ("readlink", "readlinkat", "__readlink_chk", "__readlinkat_chk", "realpath",
+                 "__realpath_chk", "canonicalize_file_name")  # fmt: skip
+"""Seldom called, and asked about any path that a user names (os.readlink)."""
 _SLOTS = (R.JUMP_SLOT, R.GLOB_DAT, R.R64)
 
 
@@ -31,12 +35,17 @@ def answer_for_program(
     code = bytearray(path.ljust((len(path) + 15) & -16, b"\0"))
     thunks: dict[tuple[str, int], int] = {}
     names = {name_hash(name.encode()): name for name in boot.shims}
+    readers = {key: name for key, name in names.items() if name in _LINK_READERS}
     for dso in link.objects:
         imported = _imported(dso, names)
-        if not len(imported) or not _mentions(dso):
+        if not len(imported):
             continue
+        if not _mentions(dso):
+            imported = _imported(dso, readers)
         for name, addresses in _slots(dso, imported, names):
             for address, real in zip(addresses, memory.read_words(addresses), strict=True):
+                if not real:
+                    continue  # weak, and nobody has it
                 key = (name, int(real))
                 if key not in thunks:
                     thunks[key] = at + len(code)

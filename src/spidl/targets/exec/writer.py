@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from spidl.diagnostics import LinkError, Place
+from spidl.diagnostics import LinkError, Place, Refusal
 from spidl.elf import DT, DYN, EHDR, ET, PHDR, PT
 from spidl.link.actions import Action, Protect, Protection, TableFlag
 from spidl.link.image import LinkedImage, Pages
@@ -22,6 +23,8 @@ from spidl.link.space import PAGE, page_up
 from spidl.targets.exec.boot import load_boot
 from spidl.targets.exec.table import encode
 
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_SHT_STRTAB, _SHT_DYNAMIC = 3, 6
 _ZERO_RUN = 16
 """Pages of zeros that are worth a segment of their own (no file content, no page cache)."""
 _MOST_SEGMENTS = 1100
@@ -37,7 +40,7 @@ class _Segment:
 
 
 def encode_image(image: LinkedImage) -> bytearray:
-    """The file's bytes.  Raises `LinkError` ``exec/too-many-segments``."""
+    """The file's bytes.  Raises `Refusal` ``exec/too-many-segments``."""
     boot = load_boot()
     code_at = image.boot
     spans = _spans(image)
@@ -56,7 +59,7 @@ def encode_image(image: LinkedImage) -> bytearray:
     header_at = table_at + len(table) + PAGE
     count = len(segments) + 3
     if count > _MOST_SEGMENTS:
-        raise LinkError(
+        raise Refusal(
             "exec/too-many-segments",
             f"{image.program} needs {count} segments, the kernel reads {_MOST_SEGMENTS}",
             place=Place(image.program),
@@ -158,7 +161,9 @@ def _lay_out(
     dynamic[0] = (DT.DEBUG, debug)
     headers_size = EHDR.itemsize + count * PHDR.itemsize
     dynamic_at = (headers_size + 15) & -16
-    at = page_up(dynamic_at + dynamic.nbytes)
+    sections = _sections(dynamic_at, header_at + dynamic_at, dynamic.nbytes)
+    first_page = page_up(dynamic_at + dynamic.nbytes + len(sections))
+    at = first_page
     phdrs = np.zeros(count, PHDR)
     chunks: list[tuple[int, npt.NDArray[np.uint8] | bytes]] = []
     for i, segment in enumerate(segments):
@@ -169,7 +174,6 @@ def _lay_out(
             chunks.append((at, segment.content))
             at += page_up(size)
     last = len(segments)
-    first_page = page_up(dynamic_at + dynamic.nbytes)
     phdrs[last] = (PT.LOAD, 4, 0, header_at, header_at, first_page, first_page, PAGE)
     where = header_at + dynamic_at
     phdrs[last + 1] = (PT.DYNAMIC, 4, dynamic_at, where, where, dynamic.nbytes, dynamic.nbytes, 8)
@@ -179,17 +183,32 @@ def _lay_out(
     for name, value in (
         ("e_type", ET.EXEC), ("e_machine", 62), ("e_version", 1), ("e_entry", entry),
         ("e_phoff", EHDR.itemsize), ("e_ehsize", EHDR.itemsize), ("e_phentsize", PHDR.itemsize),
-        ("e_phnum", count), ("e_shentsize", 64),
+        ("e_phnum", count), ("e_shentsize", _SHDR.size), ("e_shnum", 3), ("e_shstrndx", 2),
+        ("e_shoff", dynamic_at + dynamic.nbytes),
     ):  # fmt: skip
         ehdr[name] = value
     output = bytearray(at)
     output[: EHDR.itemsize] = ehdr.tobytes()
     output[EHDR.itemsize : headers_size] = phdrs.tobytes()
     output[dynamic_at : dynamic_at + dynamic.nbytes] = dynamic.tobytes()
+    sections_at = dynamic_at + dynamic.nbytes
+    output[sections_at : sections_at + len(sections)] = sections
     view = memoryview(output)
     for offset, content in chunks:
         view[offset : offset + len(content)] = np.frombuffer(content, np.uint8).data
     return output
+
+
+def _sections(offset: int, address: int, size: int) -> bytes:
+    """Section headers for .dynamic, without which gdb's BFD takes no file that has PT_DYNAMIC."""
+    names = b"\0.dynamic\0.shstrtab\0"
+    names_at = offset + size + 3 * _SHDR.size
+    return b"".join((
+        bytes(_SHDR.size),
+        _SHDR.pack(1, _SHT_DYNAMIC, 2, address, offset, size, 2, 0, 8, DYN.itemsize),
+        _SHDR.pack(10, _SHT_STRTAB, 0, 0, names_at, len(names), 0, 0, 1, 0),
+        names,
+    ))  # fmt: skip
 
 
 def _spans(image: LinkedImage) -> list[tuple[int, int]]:
