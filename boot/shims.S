@@ -24,6 +24,55 @@ is_exe:
 3:  incl %eax                   /* a null path: clears ZF */
     ret
 
+/* ZF is set if rax points to "/proc/self/exe", or to "/proc/N/exe" where N is this process, which
+   realpath makes of it. Changes rax and flags only. */
+is_own_exe:
+    pushq %rax
+    call is_exe
+    popq %rax
+    je 6f
+    testq %rax, %rax
+    jz 3b
+    pushq %rcx
+    pushq %rdx
+    pushq %rsi
+    pushq %rdi
+    pushq %r11
+    leaq exe_path(%rip), %rsi
+    xorl %ecx, %ecx
+    xorl %edi, %edi
+1:  movb (%rax,%rcx), %dl       /* "/proc/" */
+    cmpb (%rsi,%rcx), %dl
+    jne 5f
+    incl %ecx
+    cmpl $6, %ecx
+    jb 1b
+    addq %rcx, %rax
+2:  movzbl (%rax), %edx         /* N */
+    subl $'0', %edx
+    cmpl $9, %edx
+    ja 4f
+    imull $10, %edi
+    addl %edx, %edi
+    incq %rax
+    jmp 2b
+4:  movb (%rax), %dl            /* "/exe" */
+    cmpb 10(%rsi), %dl
+    jne 5f
+    incq %rax
+    incq %rsi
+    testb %dl, %dl
+    jnz 4b
+    movl $39, %eax              /* getpid; changes rcx and r11 */
+    syscall
+    cmpl %edi, %eax
+5:  popq %r11
+    popq %rdi
+    popq %rsi
+    popq %rdx
+    popq %rcx
+6:  ret
+
 .macro entries names:vararg
     .irp name, \names
     .globl shim_\name
@@ -67,7 +116,7 @@ entries __readlink_chk
 /* readlink(path, buffer, size) */
 entries readlink
     movq %rdi, %rax
-    call is_exe
+    call is_own_exe
     jne real
 copy:                           /* at most rdx bytes of r11 to rsi; no terminating NUL */
     testq %rdx, %rdx            /* the real one knows what a size of 0 means: EINVAL */
@@ -94,7 +143,7 @@ entries readlinkat
     testq %rcx, %rcx
     jz real
     movq %rsi, %rax
-    call is_exe
+    call is_own_exe
     jne real
     movq %rdx, %rsi
     movq %rcx, %rdx

@@ -169,7 +169,7 @@ def _class_in_file(path: str, chosen: str) -> type[Module]:
     sys.modules[loaded.__name__] = loaded  # where dataclasses and type hints look for names
     try:
         specification.loader.exec_module(loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[loaded.__name__]
         raise _broken(path, error) from error
     kinds = [
@@ -189,7 +189,7 @@ def _class_in_file(path: str, chosen: str) -> type[Module]:
     return kinds[0]
 
 
-def _broken(spec: str, error: Exception) -> LinkError:
+def _broken(spec: str, error: BaseException) -> LinkError:
     return LinkError(
         "register/broken-module",
         f"module `{spec}` cannot be loaded: {type(error).__name__}: {error}",

@@ -20,8 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from spidl.diagnostics import LinkError
 from spidl.elf import DT, ElfFile
 from spidl.link.environment import Environment

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.needs import tool
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "modules"
 FILES = sorted(EXAMPLES.glob("*.py"))
@@ -19,12 +19,8 @@ PYTHON = "/usr/bin/python3"  # of the system: a program with many libraries
 OPEN_SOCKET = "import socket; socket.socket()"
 OPEN_FILE = "print(open('/proc/self/comm').read() != '')"
 
-COMPILERS = [
-    "gcc",
-    pytest.param("musl-gcc", marks=pytest.mark.skipif(
-        shutil.which("musl-gcc") is None, reason="Debian's musl-tools are not installed"
-    )),
-]  # fmt: skip
+COMPILERS = {"gcc": "gcc", "musl-gcc": "musl-tools"}
+"""Compilers and their Debian packages."""
 
 
 class Bench:
@@ -55,6 +51,7 @@ class Bench:
                           "--", program, *arguments, **variables)  # fmt: skip
 
     def compile(self, output: str, source: str, *flags: str, cc: str = "gcc") -> str:
+        tool(cc, COMPILERS[cc])
         path = self.folder / f"{output}.c"
         path.write_text(source)
         command = [cc, "-O1", "-Wall", "-o", str(self.folder / output), str(path), *flags]

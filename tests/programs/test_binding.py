@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.needs import tool
 
 from .conftest import Same, Workshop
 from .harness import assert_same, run, spidl
@@ -50,8 +51,8 @@ def test_binding(same: Same, workshop: Workshop, program: str, behaviour: str) -
 
 @pytest.mark.parametrize("linked", LINKED)
 def test_link_options(same_shared: Same, workshop: Workshop, linked: str) -> None:
-    if linked == "gold" and shutil.which("ld.gold") is None:
-        pytest.skip("ld.gold is not installed")
+    if linked == "gold":
+        tool("ld.gold", "binutils")
     program = str(make(workshop, linked, "pie"))
     for behaviour in ("ifunc", "copy", "visibility"):
         same_shared([program, behaviour])

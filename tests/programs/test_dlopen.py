@@ -89,3 +89,12 @@ def test_addresses_of_a_fixed_program(same: Same, libraries: Workshop) -> None:
     same([str(fixed), "dladdr"])
     same([str(fixed), "iterate"])
     same([str(fixed), "auxv"])
+
+
+def test_a_plug_in_hears_of_the_program(same: Same, libraries: Workshop) -> None:
+    """A launcher's library finds its files through /proc/self/exe, bound when it is opened."""
+    plug_in = libraries.library("libasks.so", "asks.c")
+    launcher = libraries.program("launcher", "asks_main.c")
+    outcome = same([str(launcher), str(plug_in)])
+    for kind in ("readlink", "by number", "readlinkat", "realpath"):
+        assert f"{kind}: {launcher}\n".encode() in outcome.stdout

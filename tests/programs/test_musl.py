@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.needs import tool
+
 from .conftest import Same, Workshop
 
-pytestmark = pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="needs musl-tools")
+
+@pytest.fixture(autouse=True)
+def musl() -> None:
+    tool("musl-gcc", "musl-tools")
+
+
 BEHAVIOURS = {
     "threads": 0,
     "library": 0,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import missing
+
 from .harness import Images, Layout
 from .work import ALL, Work
 
@@ -13,7 +15,7 @@ from .work import ALL, Work
 @pytest.mark.parametrize("work", ALL, ids=lambda work: work.name)
 def test_real_work(work: Work, layout: Layout, images: Images, tmp_path: Path) -> None:
     if lacking := work.missing():
-        pytest.skip(f"not installed: {', '.join(lacking)}")
+        missing(f"not installed: {', '.join(lacking)}")
     try:
         work.compare(tmp_path / "scratch", layout, images)
     finally:

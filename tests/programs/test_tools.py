@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import tool
+
 from .conftest import Workshop
 from .harness import Images, Layout, run
 
-needs_gdb = pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")
+
+@pytest.fixture
+def debugger() -> None:
+    tool("gdb", "gdb")
+
+
+needs_gdb = pytest.mark.usefixtures("debugger")
 
 
 @pytest.fixture(scope="module")
@@ -107,21 +114,12 @@ def test_gdb_reads_a_core(program: Path, images: Images, tmp_path: Path) -> None
     assert functions(text)[-3:] == ["library_work", "program_work", "main"], text
 
 
-def perf_works(folder: Path) -> bool:
-    if shutil.which("perf") is None:
-        return False
-    outcome = run(["perf", "record", "-q", "-e", "cpu-clock", "-o", str(folder / "try"), "true"])
-    return outcome.status == 0
-
-
+@pytest.mark.parametrize("layout", ["shared"])  # a copied image holds the text itself
 def test_perf_names_libraries(
     program: Path, layout: Layout, images: Images, tmp_path: Path
 ) -> None:
     """Samples belong to the library's own file and symbol, not to the image."""
-    if not perf_works(tmp_path):
-        pytest.skip("perf cannot count here")
-    if layout == "copy":
-        pytest.skip("a copied image holds the text itself: only shared text keeps its file's name")
+    tool("perf", "linux-perf")
     image = images.get(program, layout, os.environ)
     for executable in (program, image):
         data = tmp_path / "data"

@@ -261,7 +261,7 @@ class Link:
             return call(*args, **kwargs)
         except LinkError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise failed(module, phase, dso.path, error) from error
 
     def _run(self, phase: str, registered: Registered[T], dso: Dso, *arguments: object) -> T:

@@ -65,7 +65,7 @@ def check_order(modules: Sequence[Module]) -> None:
                 )
 
 
-def failed(module: str, phase: str, path: str, error: Exception) -> LinkError:
+def failed(module: str, phase: str, path: str, error: BaseException) -> LinkError:
     """What an exception that a module lets escape is turned into."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from elf_seeds import LIBC, touch
+from tests.needs import missing
 
 from spidl.elf import SHN, VERSYM_HIDDEN, ElfFile, name_hash, relocation_name
 
@@ -28,13 +28,12 @@ FILES = [
     "/sbin/ldconfig",  # static
 ]
 
-pytestmark = pytest.mark.skipif(shutil.which("readelf") is None, reason="binutils is the oracle")
 
 
 @pytest.fixture(params=FILES, scope="module")
 def path(request: pytest.FixtureRequest) -> str:
     if not Path(request.param).exists():
-        pytest.skip("not on this machine")
+        missing(f"{request.param} is not on this machine: apt-get install the package that has it")
     return str(request.param)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.needs import tool
 from tinyimage import Tiny
 
 from spidl.targets.exec.boot import BootCode, load_boot
@@ -16,8 +16,7 @@ SOURCES = Path(__file__).parents[3] / "boot"
 
 @pytest.fixture(scope="session")
 def boot(tmp_path_factory: pytest.TempPathFactory) -> BootCode:
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
+    tool("cc", "gcc")
     output = tmp_path_factory.mktemp("boot") / "boot.elf"
     subprocess.run(["make", "-s", "-C", SOURCES, f"OUT={output}"], check=True)
     return load_boot(output)

@@ -96,6 +96,45 @@ def test_readlink(tiny: Tiny, size: int) -> None:
     assert shim(tiny, "__readlinkat_chk", path="rsi", setup=checked, rcx=size) == expected
 
 
+OWN_NUMBER = """
+    mov $39, %eax                       # getpid, in digits that end at `exe` + 16
+    syscall
+    lea exe+16(%rip), %rdi
+    mov $10, %ebx
+1:  xor %edx, %edx
+    div %ebx
+    add $'0', %edx
+    dec %rdi
+    mov %dl, (%rdi)
+    test %eax, %eax
+    jnz 1b
+    sub $6, %rdi
+    movl $0x6f72702f, (%rdi)            # "/pro"
+    movw $0x2f63, 4(%rdi)               # "c/"
+"""
+
+
+@pytest.mark.parametrize("ending", ["/exe", "/exf", "/ex", "/exe2", "", "1/exe"])
+def test_readlink_knows_its_own_number(tiny: Tiny, ending: str) -> None:
+    """realpath asks for /proc/N/exe, since /proc/self is a link."""
+    asked = "." * 16 + ending
+    result = shim(tiny, "readlink", asked, setup=f"{OWN_NUMBER} mov ${BUFFER}, %esi", rdx=20)
+    if ending == "/exe":
+        assert result == (14, None, TARGET)
+    else:
+        assert result[1] is not None
+        assert result[1].startswith(b"/proc/")
+    setup = f"{OWN_NUMBER} mov %rdi, %rsi; mov ${BUFFER}, %edx"
+    result = shim(tiny, "readlinkat", asked, path="rsi", setup=setup, rcx=20)
+    assert (result[1] is None) == (ending == "/exe")
+
+
+def test_readlink_of_another_process(tiny: Tiny) -> None:
+    for asked in ("/proc/1/exe", "/proc//exe", "/proc/", "/proc/99999999999/exe", "/prox/1/exe"):
+        setup = f"mov ${BUFFER}, %esi"
+        assert shim(tiny, "readlink", asked + r"\0" * 14, setup=setup, rdx=9)[1] is not None
+
+
 def test_readlink_leaves_the_rest_to_the_real_one(tiny: Tiny) -> None:
     setup = f"mov ${BUFFER}, %esi"
     assert shim(tiny, "readlink", "/proc/self/cwd", setup=setup, rdx=9)[1] == b"/proc/self/cwd"

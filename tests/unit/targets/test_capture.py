@@ -16,6 +16,7 @@ from spidl.diagnostics import LinkError
 from spidl.link.actions import Protection, ThreadCall
 from spidl.targets.exec import entry
 from spidl.targets.exec.capture import Snapshot, capture
+from tests.needs import tool
 
 CONSTRUCTOR = """
 #include <fcntl.h>
@@ -141,8 +142,8 @@ def test_random_addresses_even_where_switched_off(hello: str) -> None:
     assert len(stacks) > 1
 
 
-@pytest.mark.skipif(shutil.which("musl-gcc") is None, reason="no musl-gcc")
 def test_musl_stops_at_entry(tmp_path: Path) -> None:
+    tool("musl-gcc", "musl-tools")
     program = compile_c(tmp_path / "musl", HELLO, compiler="musl-gcc")
     snapshot = capture(plan(program, libraries=(), stop=0, deny_brk=True))
     assert_in_place(snapshot)

@@ -123,8 +123,12 @@ def _in_folders(name: str, folders: list[str], link: Link) -> str | None:
 def _fits(path: str) -> bool:
     """Whether ld.so would take this file: one of another class or machine is passed over."""
     try:
-        with open(path, "rb") as file:
-            head = file.read(20)
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            head = os.read(descriptor, 20)
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
     return not head.startswith(b"\x7fELF") or (head[4:5] == b"\x02" and head[18:20] == b"\x3e\0")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from spidl.link.dso import Dso
 from spidl.link.link import Link
 from spidl.link.memory import I64, U64, Memory, among
 from spidl.targets.exec.boot import BootCode
+from spidl.targets.exec.entries import jump, redirects
 
 _NAME = re.compile(rb"/proc/self/exe")
 """As a pattern, since those search any buffer without copying it."""
@@ -27,10 +29,18 @@ _LINK_READERS = ("readlink", "readlinkat", "__readlink_chk", "__readlinkat_chk",
 _SLOTS = (R.JUMP_SLOT, R.GLOB_DAT, R.R64)
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The path and the thunks, and new code for entries of functions, by run-time address."""
+
+    code: bytes
+    entries: tuple[tuple[int, bytes], ...]
+
+
 def answer_for_program(
     link: Link, memory: Memory, at: int, boot: BootCode, boot_at: int
-) -> bytes:
-    """Redirect the slots in ``memory``; gives the thunks and the path, to be mapped at ``at``."""
+) -> Answers:
+    """Redirect the slots in ``memory``; the answers' code is to be mapped at ``at``."""
     path = os.path.realpath(link.root.path).encode(errors="surrogateescape") + b"\0"
     code = bytearray(path.ljust((len(path) + 15) & -16, b"\0"))
     thunks: dict[tuple[str, int], int] = {}
@@ -52,7 +62,13 @@ def answer_for_program(
                     code += _thunk(int(real), at, boot_at + boot.shims[name], at + len(code))
                 one = np.array([address], np.uint64)
                 memory.write_words(one, np.array([thunks[key]], np.uint64))
-    return bytes(code) if thunks else b""
+    entries = []
+    for redirect in redirects(link, boot_at):
+        rest = at + len(code)
+        code += redirect.rest(rest)
+        entries.append((redirect.address, redirect.jump(at + len(code))))
+        code += _thunk(rest, at, boot_at + boot.shims[redirect.name], at + len(code))
+    return Answers(bytes(code) if thunks or entries else b"", tuple(entries))
 
 
 def _mentions(dso: Dso) -> bool:
@@ -89,5 +105,4 @@ def _slots(dso: Dso, symbols: I64, names: dict[int, str]) -> list[tuple[str, U64
 def _thunk(real: int, path: int, shim: int, here: int) -> bytes:
     """``mov r10, real; mov r11, path; jmp shim``."""
     loads = b"\x49\xba" + real.to_bytes(8, "little") + b"\x49\xbb" + path.to_bytes(8, "little")
-    jump = b"\xe9" + (shim - (here + len(loads) + 5)).to_bytes(4, "little", signed=True)
-    return loads + jump
+    return loads + jump(here + len(loads), shim)

@@ -28,6 +28,7 @@ from spidl.link.runtime import RUNTIME
 from spidl.link.space import PAGE, page_up
 from spidl.targets.exec.adopt import Adopted, adopt
 from spidl.targets.exec.boot import load_boot
+from spidl.targets.exec.entries import rewrite
 from spidl.targets.exec.guards import input_checks, machine_checks
 from spidl.targets.exec.origin import find_debug, origin_field
 from spidl.targets.exec.selfexe import answer_for_program
@@ -96,11 +97,12 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
             memory.write_words(np.array([field], np.uint64), np.array([extra], np.uint64))
     boot_at = extra + _EXTRA_ROOM
     strings = strings.ljust((len(strings) + 15) & -16, b"\0")
-    shims = answer_for_program(link, memory, extra + len(strings), load_boot(), boot_at)
+    answers = answer_for_program(link, memory, extra + len(strings), load_boot(), boot_at)
     pages = [Pages(start, data, snapshot.protection(start)) for start, data in memory.blocks]
     pages += copied
-    if strings or shims:
-        content = np.frombuffer(strings + shims, np.uint8)
+    files, pages = rewrite(files, pages, answers.entries, link)
+    if strings or answers.code:
+        content = np.frombuffer(strings + answers.code, np.uint8)
         whole = np.zeros(page_up(len(content)), np.uint8)
         whole[: len(content)] = content
         pages.append(Pages(extra, whole, Protection.READ | Protection.EXEC))
