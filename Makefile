@@ -13,7 +13,7 @@ demo: setup
 	@scripts/demo
 
 test: setup-test lint
-	$(PYTHON) -m pytest -q
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile
 
 lint: setup-test
 	$(PYTHON) -m ruff check .
@@ -29,7 +29,8 @@ trixie: setup-test
 	$(PYTHON) -m tests.survey.trixie $(ARGS)
 
 bench: setup-test
-	$(PYTHON) -m benchmarks.start $(ARGS)
+	@mkdir -p build
+	$(PYTHON) -m benchmarks.start --chart build/bench.svg $(ARGS)
 
 clean:
 	$(MAKE) --quiet -C boot clean

@@ -20,7 +20,7 @@ import ctypes, importlib, os, pkgutil, sys
 user, group = int(sys.argv[1]), int(sys.argv[2])
 if os.geteuid() == 0:
     # Everything is imported before: Python's own files may be root's alone.
-    import importlib.metadata, numpy, shutil, tempfile, tomllib
+    import encodings.ascii, encodings.latin_1, importlib.metadata, numpy, shutil, tempfile, tomllib
     import spidl
     for module in pkgutil.walk_packages(spidl.__path__, "spidl."):
         if not module.name.endswith("__main__"):

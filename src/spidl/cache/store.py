@@ -104,7 +104,7 @@ class Store:
             if not intact or tuple(entry["written"]) != identity(image):
                 return None
             return Entry(image, None)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def prepare(self) -> None:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "modules": "the modules that are installed, and the pipeline",
     "bench": "start times under the system's linker and as an image, side by side",
 }
+_WITH_VALUE = ("--with", "--config", "--set", "--layout", "--runs")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -88,7 +89,10 @@ def main(argv: Sequence[str]) -> int:
     """Run one command; gives the exit status: 2 for a program that cannot be linked as asked."""
     as_json = argv[:1] not in (["run"], ["build"]) and "--json" in argv
     try:
-        options = _parser().parse_args(_without_separator(argv))
+        own, arguments = _split(argv)
+        options = _parser().parse_args(own)
+        if arguments:
+            options.arguments = arguments
         if options.command is None:
             _parser().print_help()
             return 2
@@ -106,30 +110,19 @@ def main(argv: Sequence[str]) -> int:
         return _report(fault(error), as_json=as_json)
 
 
-def _without_separator(argv: Sequence[str]) -> list[str]:
-    """Drop the first ``--``: it ends Spidl's own options and is not the program's."""
-    arguments = list(argv)
-    if "--" in arguments:
-        at = arguments.index("--")
-        before = arguments[:at]
-        # Only if no positional came before: `spidl run PROG -- x` gives the program its `--`.
-        if before and before[0] in ("run", "bench") and not _has_program(before[1:]):
-            return before + arguments[at + 1 :]
-    return arguments
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Spidl's own words, and the program's: those behind its name in run and bench.
 
-
-def _has_program(arguments: Sequence[str]) -> bool:
-    """Whether a positional argument is among Spidl's own options."""
-    valued = {"--with", "--config", "--set", "--layout", "--runs"}
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in valued:
-            skip = True
-        elif not argument.startswith("-"):
-            return True
-    return False
+    argparse would take a ``--`` out of the program's.
+    """
+    words = list(argv)
+    if words[:1] not in (["run"], ["bench"]):
+        return words, []
+    at = 1
+    while at < len(words) and words[at] != "--" and words[at].startswith("-"):
+        at += 2 if words[at] in _WITH_VALUE else 1
+    at += words[at : at + 1] == ["--"]
+    return words[: at + 1], words[at + 1 :]
 
 
 def _report(error: LinkError, *, as_json: bool) -> int:

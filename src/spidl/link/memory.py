@@ -99,6 +99,8 @@ class Memory:
 
     def _block(self, address: int) -> tuple[int, int]:
         """The number of the block that holds an address, and the offset in it."""
+        if not 0 <= address < 1 << 64:  # what a damaged file adds up to
+            raise LookupError(address)
         index = int(np.searchsorted(self._starts, np.uint64(address), "right")) - 1
         if index >= 0:
             start, data = self.blocks[index]

@@ -1,0 +1,520 @@
+"""Attacks on what is trusted: privileges, the cache, the inputs, the machine.
+
+What an image itself must notice when it is started directly is in test_guards.py; here `spidl run`
+and its cache come into it, other users, and what changes on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spidl.elf import PT, ElfFile
+from spidl.link.actions import (
+    Action,
+    CheckAuxv,
+    CheckCpuid,
+    CheckVdso,
+    MapFile,
+    TableFlag,
+)
+from spidl.targets.exec.boot import load_boot
+from spidl.targets.exec.table import decode, encode
+
+from .attack import (
+    NOBODY,
+    as_nobody,
+    environment,
+    library,
+    listing,
+    one_error,
+    open_to_all,
+    program,
+    spidl_with,
+)
+from .harness import PLAIN_WAY, Outcome, run
+
+ASKS = '#include <stdio.h>\nint value(void); int main(void) { printf("%d\\n", value()); return 0; }'
+IDS = """#include <stdio.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+int main(void) {
+  char line[256];
+  FILE *status = fopen("/proc/self/status", "r");
+  printf("%d %d %d %d %lu\\n", getuid(), geteuid(), getgid(), getegid(), getauxval(AT_SECURE));
+  while (fgets(line, sizeof line, status)) if (!strncmp(line, "CapEff", 6)) fputs(line, stdout);
+}"""
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+
+
+def value(folder: Path, number: int, *flags: str) -> Path:
+    return library(folder / "libvalue.so", f"int value(void) {{ return {number}; }}", *flags)
+
+
+@pytest.fixture
+def main(tmp_path: Path) -> Path:
+    """A program that prints its library's number, in a folder of its own."""
+    lib = value(tmp_path / "place", 1)
+    return program(tmp_path / "place/program", ASKS, lib)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def start(
+    main: Path, cache: Path, words: Sequence[str | Path] = (), **variables: str
+) -> Outcome:
+    env = {"SPIDL_CACHE": str(cache), "SPIDL_VERBOSE": "1", **variables}
+    return spidl_with(["run", main, *words], env)
+
+
+def images(cache: Path) -> list[Path]:
+    """The image of each entry, by time."""
+    found = [p for p in cache.glob("images/*/*") if p.name != "entry.json"]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def plainly(result: Outcome, stdout: bytes) -> bool:
+    """The right output, with Spidl's reason for the plain way and nothing else."""
+    assert (result.stdout, result.status) == (stdout, 0), result
+    return PLAIN_WAY in result.stderr
+
+
+# -- privileges ------------------------------------------------------------------------------------
+
+
+@root_only
+@pytest.mark.parametrize("kind", ["user", "group", "capability", "all three"])
+def test_privileges_come_from_the_file(tmp_path: Path, kind: str) -> None:
+    """Started by nobody: the program has its privileges, and ld.so's secure mode."""
+    main = program(tmp_path / "place/ids", IDS)
+    open_to_all(main.parent)
+    if kind in ("user", "all three"):
+        main.chmod(main.stat().st_mode | stat.S_ISUID)
+    if kind in ("group", "all three"):
+        main.chmod(main.stat().st_mode | stat.S_ISGID)
+    if kind in ("capability", "all three"):
+        subprocess.run(["setcap", "cap_net_bind_service=ep", main], check=True)
+    before = listing(tmp_path)
+    result = spidl_with(["build", main, "-o", tmp_path / "image"])
+    assert one_error(result) == "exec/privileged"
+    assert listing(tmp_path) == before
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, NOBODY.pw_uid, NOBODY.pw_gid)
+    oracle = subprocess.run([main], user=NOBODY.pw_uid, group=NOBODY.pw_gid, extra_groups=[],
+                            capture_output=True, check=True, env={})  # fmt: skip
+    assert b" 1\n" in oracle.stdout, "AT_SECURE"
+    for _ in range(2):
+        result = as_nobody(["run", main], home=home)
+        assert (result.stdout, result.stderr) == (oracle.stdout, b""), result
+
+
+@root_only
+def test_privileges_that_are_given_later(tmp_path: Path, cache: Path) -> None:
+    main = program(tmp_path / "place/ids", IDS)
+    assert plainly(start(main, cache), run([str(main)]).stdout) is False
+    main.chmod(0o4755)
+    result = start(main, cache)
+    assert plainly(result, run([str(main)]).stdout)
+    assert b"exec/privileged" in result.stderr
+
+
+# -- another user's cache --------------------------------------------------------------------------
+
+
+@root_only
+def test_another_user_s_cache_is_not_used(main: Path, cache: Path) -> None:
+    """What nobody could have planted there must not run as this user."""
+    assert start(main, cache).stderr == b""
+    for path in (cache, *cache.rglob("*")):
+        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    images(cache)[0].write_text("#!/bin/sh\necho attacked\n")
+    result = start(main, cache)
+    assert (result.stdout, result.status) == (b"1\n", 0), result
+    assert result.stderr.startswith(b"spidl: warning[cache/not-private]"), result
+    assert b"= help: " in result.stderr
+    assert b"attacked" in images(cache)[0].read_bytes(), "nothing is repaired in there"
+
+
+@root_only
+def test_root_s_cache_is_not_nobody_s(main: Path, cache: Path, tmp_path: Path) -> None:
+    start(main, cache)
+    open_to_all(main.parent)
+    for path in (cache, *cache.rglob("*")):
+        path.chmod(0o755)
+    result = as_nobody(["run", main], {"SPIDL_CACHE": str(cache)}, home=tmp_path)
+    assert (result.stdout, result.status) == (b"1\n", 0), result
+    assert result.stderr.startswith(b"spidl: warning[cache/not-private]"), result
+
+
+def test_a_cache_that_others_may_write_to(main: Path, cache: Path) -> None:
+    start(main, cache)
+    cache.chmod(0o777)
+    result = start(main, cache)
+    assert (result.stdout, result.status) == (b"1\n", 0), result
+    assert result.stderr.startswith(b"spidl: warning[cache/not-private]"), result
+    cache.chmod(0o700)
+    assert start(main, cache).stderr == b""
+
+
+def test_a_planted_entry(main: Path, cache: Path, tmp_path: Path) -> None:
+    """The place of an entry as a link to a folder elsewhere, and its image as a link."""
+    start(main, cache)
+    entry = images(cache)[0].parent
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(entry, elsewhere)
+    (elsewhere / "program").write_text("#!/bin/sh\necho attacked\n")
+    entry.symlink_to(elsewhere)
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+    assert not entry.is_symlink()
+    real = images(cache)[0]
+    real.unlink()
+    real.symlink_to(elsewhere / "program")
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+
+
+def test_an_image_that_was_changed(main: Path, cache: Path) -> None:
+    """Shorter, or as long with other bits: it is not executed."""
+    start(main, cache)
+    for damage in (
+        lambda image: os.truncate(image, 5000),
+        lambda image: image.write_bytes(image.read_bytes()[::-1]),
+        lambda image: image.write_bytes(b""),
+    ):
+        before = images(cache)[0].stat().st_ino
+        damage(images(cache)[0])
+        assert start(main, cache) == Outcome(b"1\n", b"", 0)
+        assert images(cache)[0].stat().st_ino != before
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"null", b"[" * 100_000, b"\xff"])
+def test_an_entry_that_was_damaged(main: Path, cache: Path, text: bytes) -> None:
+    start(main, cache)
+    path = images(cache)[0].parent / "entry.json"
+    path.write_bytes(text)
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+    assert json.loads(path.read_text())["image"] == "program"
+
+
+def test_an_entry_of_another_program(main: Path, cache: Path, tmp_path: Path) -> None:
+    other = program(tmp_path / "other", "int main(void) { return 9; }")
+    assert start(main, cache).status == 0
+    mine = images(cache)[0].parent
+    assert start(other, cache).status == 9
+    theirs = images(cache)[-1].parent
+    mine.rename(cache / "aside")
+    theirs.rename(mine)
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+
+
+# -- inputs that change ----------------------------------------------------------------------------
+
+
+def replaced(main: Path, folder: Path) -> None:
+    value(folder / "new", 2)
+    os.rename(folder / "new/libvalue.so", main.parent / "libvalue.so")
+
+
+def rewritten(main: Path, folder: Path) -> None:
+    """In place, with size and mtime as before."""
+    new, old = value(folder / "new", 2), main.parent / "libvalue.so"
+    before = old.stat()
+    assert new.stat().st_size == before.st_size
+    with old.open("r+b") as file:
+        file.write(new.read_bytes())
+    os.utime(old, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def earlier_in_runpath(main: Path, folder: Path) -> None:
+    value(main.parent / "first", 2)
+
+
+CHANGES = {
+    "replaced": ("$ORIGIN", replaced),
+    "rewritten": ("$ORIGIN", rewritten),
+    "earlier in RUNPATH": ("$ORIGIN/first:$ORIGIN", earlier_in_runpath),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_input_is_linked_again(
+    tmp_path: Path, cache: Path, change: str
+) -> None:
+    path, act = CHANGES[change]
+    lib = value(tmp_path / "place", 1)
+    main = program(tmp_path / "place/program", ASKS, lib, f"-Wl,-rpath,{path}")
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+    old = tmp_path / "old"
+    shutil.copy2(images(cache)[0], old)
+    act(main, tmp_path)
+    verbose = run([str(main)], executable=old, env=environment(SPIDL_VERBOSE="1"))
+    assert plainly(verbose, b"2\n"), verbose
+    for _ in range(2):
+        assert start(main, cache) == Outcome(b"2\n", b"", 0)
+    assert len(images(cache)) == 1
+
+
+def test_earlier_in_library_path(main: Path, cache: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    main = program(tmp_path / "plain/program", ASKS, main.parent / "libvalue.so",
+                   "-Wl,-rpath,/nowhere")  # fmt: skip
+    value(second, 7)
+    paths = {"LD_LIBRARY_PATH": f"{first}:{second}"}
+    assert start(main, cache, **paths) == Outcome(b"7\n", b"", 0)
+    image = tmp_path / "old"
+    shutil.copy2(images(cache)[0], image)
+    value(first, 8)
+    env = environment(SPIDL_VERBOSE="1", **paths)
+    assert plainly(run([str(main)], executable=image, env=env), b"8\n")
+    assert start(main, cache, **paths) == Outcome(b"8\n", b"", 0)
+
+
+@root_only
+def test_touched_ld_so_cache(main: Path, cache: Path, tmp_path: Path) -> None:
+    """In a mount namespace, so that the machine's own stays as it is."""
+    script = """
+set -e
+cp -p /etc/ld.so.cache "$1/ld.so.cache"
+mount --bind "$1/ld.so.cache" /etc/ld.so.cache
+shift
+"$@"; cp "$IMAGE" "$OLD"
+touch "$COPY"
+"$OLD"; "$@"; "$@"
+"""
+    env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1", OLD=str(tmp_path / "old"),
+                      COPY=str(tmp_path / "ld.so.cache"))  # fmt: skip
+    start(main, tmp_path / "warm")
+    name = images(tmp_path / "warm")[0].parent.name
+    env["IMAGE"] = str(cache / "images" / name / "program")
+    command = [sys.executable, "-m", "spidl", "run", str(main)]
+    result = run(["unshare", "-m", "sh", "-c", script, "sh", str(tmp_path), *command], env=env)
+    if b"mount:" in result.stderr or b"unshare:" in result.stderr:
+        pytest.skip(f"no mounts here: {result.stderr.decode()}")
+    assert result.stdout == b"1\n" * 4, result
+    assert result.stderr.count(b"spidl: ") == 1, result
+    assert b"/etc/ld.so.cache" in result.stderr
+
+
+# -- a cache that cannot be used -------------------------------------------------------------------
+
+
+def test_unwritable_home(main: Path, tmp_path: Path) -> None:
+    open_to_all(main.parent)
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o555)
+    result = as_nobody(["run", main], home=home)
+    assert (result.stdout, result.status) == (b"1\n", 0), result
+    assert result.stderr.startswith(b"spidl: warning[cache/cannot-write]"), result
+    assert listing(home) == {}
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", "/dev/null"])
+def test_cache_that_cannot_be(main: Path, folder: str) -> None:
+    result = start(main, Path(folder))
+    assert (result.stdout, result.status) == (b"1\n", 0), result
+    assert result.stderr.startswith(b"spidl: warning[cache/"), result
+
+
+def test_many_at_once(main: Path, cache: Path) -> None:
+    """Twenty first starts: all are right, one entry stays, nothing else."""
+    env = environment(SPIDL_CACHE=str(cache))
+    command = [sys.executable, "-m", "spidl", "run", str(main)]
+    running = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(20)
+    ]
+    for process in running:
+        assert process.communicate(timeout=120) == (b"1\n", b"")
+        assert process.returncode == 0
+    assert len(list((cache / "images").iterdir())) == 1
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+
+
+def test_killed_while_linking(main: Path, cache: Path) -> None:
+    """At many moments; whatever is left, the next start is right."""
+    env = environment(SPIDL_CACHE=str(cache))
+    command = [sys.executable, "-m", "spidl", "run", str(main)]
+    for step in range(12):
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+        time.sleep(0.04 * step)
+        process.send_signal(signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=60)
+        assert stdout in (b"", b"1\n")
+        assert stderr == b""
+        for image in images(cache):
+            if not image.parent.name.startswith("."):
+                assert run([str(main)], executable=image, env=environment()).stdout == b"1\n"
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+    time.sleep(0.2)
+    traced = subprocess.run(["pgrep", "-f", f"^{main}"], capture_output=True, check=False).stdout
+    assert traced == b"", "no stopped tracee is left behind"
+
+
+# -- the environment -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["LD_BIND_NOW=1", "LD_LIBRARY_PATH=/nowhere", "GLIBC_TUNABLES=glibc.malloc.perturb=85",
+     "MALLOC_PERTURB_=3", "LD_PRELOAD=PLACE/libother.so", "LD_LIBRARY_PATH=PLACE/other"],
+)  # fmt: skip
+def test_variable_that_the_link_did_not_see(main: Path, cache: Path, variable: str) -> None:
+    """`spidl run` links for these variables, and keeps both images apart."""
+    library(main.parent / "libother.so", "int value(void) { return 5; }")
+    value(main.parent / "other", 6)
+    name, _, text = variable.replace("PLACE", str(main.parent)).partition("=")
+    assert start(main, cache) == Outcome(b"1\n", b"", 0)
+    oracle = run([str(main)], env=environment(**{name: text}))
+    for _ in range(2):
+        assert start(main, cache, **{name: text}) == oracle
+        assert start(main, cache) == Outcome(b"1\n", b"", 0)
+    assert len(images(cache)) == 2
+
+
+# -- a sandbox -------------------------------------------------------------------------------------
+
+DENY = """
+import ctypes, os, struct, sys
+lines = [(0x20, 0, 0, 0), (0x15, 0, 1, 101), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+code = b"".join(struct.pack("=HBBI", *line) for line in lines)
+buffer = ctypes.create_string_buffer(code)
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+filter = struct.pack("=HxxxxxxQ", len(lines), ctypes.addressof(buffer))
+assert libc.prctl(22, 2, filter, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_ptrace_is_forbidden(main: Path, cache: Path, tmp_path: Path) -> None:
+    env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
+    denied = [sys.executable, "-c", DENY, sys.executable, "-m", "spidl"]
+    before = listing(tmp_path)
+    result = run([*denied, "build", str(main), "-o", str(tmp_path / "image")], env=env)
+    assert one_error(result) == "adopt/no-ptrace"
+    assert listing(tmp_path) == before
+    result = run([*denied, "run", str(main)], env=env)
+    assert plainly(result, b"1\n"), result
+    assert b"adopt/no-ptrace" in result.stderr
+    assert start(main, cache) == Outcome(b"1\n", b"", 0), "outside the sandbox there is an image"
+    assert run([*denied, "run", str(main)], env=env) == Outcome(b"1\n", b"", 0)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+def test_under_a_tracer(main: Path, cache: Path, tmp_path: Path) -> None:
+    """A process has one tracer; a child under strace -f already has it."""
+    spidl = [sys.executable, "-m", "spidl"]
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null"]
+    env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
+    result = run([*trace, *spidl, "build", str(main), "-o", str(tmp_path / "image")], env=env)
+    assert one_error(result) == "adopt/no-ptrace"
+    assert plainly(run([*trace, *spidl, "run", str(main)], env=env), b"1\n")
+
+
+# -- another machine -------------------------------------------------------------------------------
+
+
+def with_table(image: Path, change: Callable[[Action], Action | None], flags: int = 0) -> int:
+    """Rewrite an image's action table; gives how many actions were changed.  None drops one."""
+    elf = ElfFile.open(str(image))
+    boot = load_boot()
+    at = elf.file_offset(elf.entry - boot.entry + boot.table)
+    content = bytearray(elf.data.tobytes())
+    room = next(int(p["p_filesz"]) for p in elf.phdrs
+                if p["p_type"] == PT.LOAD and p["p_offset"] == at)  # fmt: skip
+    table = decode(bytes(content[at : at + room]))
+    changed = [change(action) for action in table.actions]
+    data = encode([a for a in changed if a is not None], program=table.program,
+                  spans=table.spans, flags=TableFlag(table.flags | flags))  # fmt: skip
+    assert len(data) <= room
+    content[at : at + room] = data.ljust(room, b"\0")
+    image.unlink()
+    image.write_bytes(content)
+    image.chmod(0o700)
+    return sum(new != old for new, old in zip(changed, table.actions, strict=True))
+
+
+def other_cpu(action: Action) -> Action:
+    if isinstance(action, CheckCpuid) and any(action.masks):
+        return replace(action, values=tuple(v ^ m for v, m in
+                                            zip(action.values, action.masks, strict=True)))  # fmt: skip
+    return action
+
+
+def other_kernel(action: Action) -> Action:
+    if isinstance(action, CheckVdso):
+        return replace(action, content=bytes(b ^ 1 for b in action.content))
+    return action
+
+
+def other_feature(action: Action) -> Action:
+    return replace(action, value=action.value ^ 1) if isinstance(action, CheckAuxv) else action
+
+
+MACHINES = {"CPU": other_cpu, "kernel": other_kernel, "auxiliary vector": other_feature}
+
+
+@pytest.fixture
+def image(main: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    result = spidl_with(["build", main, "-o", path])
+    assert result.status == 0, result
+    return path
+
+
+def test_the_table_can_be_rewritten(main: Path, image: Path) -> None:
+    """Else the next tests would pass on any broken image."""
+    assert with_table(image, lambda action: action) == 0
+    verbose = run([str(main)], executable=image, env=environment(SPIDL_VERBOSE="1"))
+    assert verbose == Outcome(b"1\n", b"", 0)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_another_machine(main: Path, image: Path, machine: str) -> None:
+    assert with_table(image, MACHINES[machine]) > 0
+    verbose = run([str(main)], executable=image, env=environment(SPIDL_VERBOSE="1"))
+    assert plainly(verbose, b"1\n"), verbose
+    assert run([str(main)], executable=image, env=environment()) == Outcome(b"1\n", b"", 0)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_another_machine_under_a_policy(main: Path, image: Path, machine: str) -> None:
+    """What must not run unprotected does not run."""
+    assert with_table(image, MACHINES[machine], TableFlag.POLICY) > 0
+    result = run([str(main)], executable=image, env=environment())
+    assert (result.stdout, result.status) == (b"", 126), result
+    assert result.stderr.startswith(b"spidl: "), result
+
+
+def test_unchanged_under_a_policy(main: Path, image: Path) -> None:
+    with_table(image, lambda action: action, TableFlag.POLICY)
+    result = run([str(main)], executable=image, env=environment(SPIDL_VERBOSE="1"))
+    assert result == Outcome(b"1\n", b"", 0)
+
+
+def test_changed_library_under_a_policy(main: Path, image: Path) -> None:
+    def other(action: Action) -> Action:
+        if isinstance(action, MapFile) and b"libvalue" in action.path:
+            return replace(action, identity=replace(action.identity, inode=1))
+        return action
+
+    assert with_table(image, other, TableFlag.POLICY) == 1
+    result = run([str(main)], executable=image, env=environment())
+    assert (result.stdout, result.status) == (b"", 126), result

@@ -1,0 +1,406 @@
+"""The cache folder: written whole, believed only where nobody else could have written."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spidl.cache.store import Entry, Store, cache_folder, identity, key_of
+from spidl.diagnostics import LinkError
+
+KEY = key_of(["a", "program"])
+IMAGE = b"the image's bytes"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "input"
+    path.write_text("linked")
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "cache"))
+
+
+def keep(store: Store, source: Path, content: bytes | None = IMAGE, **more: Any) -> Entry:
+    found = identity(str(source))
+    assert found is not None
+    options = {"inputs": {str(source): found}, "absent": [], **more}
+    return store.keep(KEY, "program", content, **options)
+
+
+def place(store: Store) -> Path:
+    return Path(store.folder) / "images" / KEY
+
+
+def test_kept_and_found(store: Store, source: Path) -> None:
+    assert store.find(KEY) is None
+    kept = keep(store, source)
+    assert kept.image is not None
+    assert Path(kept.image).read_bytes() == IMAGE
+    assert Path(kept.image).name == "program"
+    assert store.find(KEY) == kept
+    assert store.find(key_of(["another"])) is None
+
+
+def test_a_refusal_is_kept_too(store: Store, source: Path) -> None:
+    refusal: dict[str, object] = {"code": "exec/privileged", "message": "no"}
+    kept = keep(store, source, None, refusal=refusal)
+    assert store.find(KEY) == kept == Entry(None, refusal)
+
+
+def test_everything_is_private(store: Store, source: Path) -> None:
+    old = os.umask(0)
+    try:
+        keep(store, source)
+    finally:
+        os.umask(old)
+    for folder in (Path(store.folder), Path(store.folder) / "images", place(store)):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((place(store) / "program").stat().st_mode) == 0o700
+
+
+def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path, source: Path) -> None:
+    """It may be the user's home: SPIDL_CACHE says so."""
+    tmp_path.chmod(0o755)
+    store = Store(str(tmp_path))
+    keep(store, source)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert store.find(KEY) is not None
+
+
+@pytest.mark.parametrize("name", ["entry.json", "a program", "-rf", "ü"])
+def test_any_program_name(store: Store, source: Path, name: str) -> None:
+    found = identity(str(source))
+    assert found is not None
+    kept = store.keep(KEY, name, IMAGE, inputs={str(source): found}, absent=[])
+    assert kept.image is not None
+    assert Path(kept.image).read_bytes() == IMAGE
+    assert store.find(KEY) == kept
+
+
+# -- inputs ----------------------------------------------------------------------------------------
+
+
+def rewritten(path: Path) -> None:
+    """Same inode, size and mtime: only the change time tells."""
+    before = path.stat()
+    with path.open("r+") as file:
+        file.write("LINKED")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+
+
+def replaced(path: Path) -> None:
+    new = path.with_name("new")
+    new.write_text("linked")
+    os.utime(new, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    new.rename(path)
+
+
+@pytest.mark.parametrize("change", [rewritten, replaced, Path.unlink, Path.touch])
+def test_changed_input(store: Store, source: Path, change: Callable[[Path], object]) -> None:
+    keep(store, source)
+    change(source)
+    assert store.find(KEY) is None
+
+
+def test_what_was_absent_appears(store: Store, source: Path, tmp_path: Path) -> None:
+    keep(store, source, absent=[str(tmp_path / "first")])
+    assert store.find(KEY) is not None
+    (tmp_path / "first").mkdir()
+    assert store.find(KEY) is None
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+def edit(store: Store, **values: object) -> None:
+    path = place(store) / "entry.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def swap(store: Store) -> None:
+    """The whole entry of another program, moved to this one's place."""
+    other = key_of(["another"])
+    entry = json.loads((place(store) / "entry.json").read_text())
+    store.keep(other, "program", b"another image", inputs=entry["inputs"], absent=[])
+    (place(store) / "entry.json").unlink()
+    (place(store) / "program").unlink()
+    place(store).rmdir()
+    (Path(store.folder) / "images" / other).rename(place(store))
+
+
+def image_link(store: Store) -> None:
+    image = place(store) / "program"
+    image.rename(place(store) / "real")
+    image.symlink_to("real")
+
+
+def image_bits(store: Store) -> None:
+    image = place(store) / "program"
+    before = image.stat()
+    image.write_bytes(IMAGE[::-1])
+    os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+DAMAGES: dict[str, Callable[[Store], object]] = {
+    "image gone": lambda s: (place(s) / "program").unlink(),
+    "image truncated": lambda s: os.truncate(place(s) / "program", 5),
+    "image longer": lambda s: os.truncate(place(s) / "program", 50),
+    "image's bits": image_bits,
+    "image is a link": image_link,
+    "image is a folder": lambda s: ((place(s) / "program").unlink(),
+                                    (place(s) / "program").mkdir()),
+    "entry gone": lambda s: (place(s) / "entry.json").unlink(),
+    "entry empty": lambda s: (place(s) / "entry.json").write_text(""),
+    "entry not JSON": lambda s: (place(s) / "entry.json").write_bytes(b"\xff\0"),
+    "entry deep": lambda s: (place(s) / "entry.json").write_text("[" * 200_000),
+    "entry a list": lambda s: (place(s) / "entry.json").write_text("[]"),
+    "entry a folder": lambda s: ((place(s) / "entry.json").unlink(),
+                                 (place(s) / "entry.json").mkdir()),
+    "another's entry": swap,
+    "another key": lambda s: edit(s, key=key_of(["another"])),
+    "no inputs": lambda s: edit(s, inputs={}),
+    "inputs a list": lambda s: edit(s, inputs=[1]),
+    "inputs odd": lambda s: edit(s, inputs={"/etc/passwd": None}),
+    "inputs with a NUL": lambda s: edit(s, inputs={"a\0b": [1, 2, 3, 4, 5]}),
+    "absent odd": lambda s: edit(s, absent=7),
+    "absent not text": lambda s: edit(s, absent=[None]),
+    "image elsewhere": lambda s: edit(s, image="/usr/bin/true",
+                                      written=identity("/usr/bin/true")),
+    "image above": lambda s: edit(s, image="../../../../../usr/bin/true",
+                                  written=identity("/usr/bin/true")),
+    "image a number": lambda s: edit(s, image=5),
+    "image with a NUL": lambda s: edit(s, image="a\0b"),
+    "no image, no refusal": lambda s: edit(s, image=None),
+    "refusal odd": lambda s: edit(s, image=None, refusal="no"),
+    "place writable by others": lambda s: place(s).chmod(0o722),
+    "images writable by the group": lambda s: (Path(s.folder) / "images").chmod(0o770),
+    "folder writable by others": lambda s: Path(s.folder).chmod(0o707),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_entry_is_not_used(store: Store, source: Path, damage: str) -> None:
+    keep(store, source)
+    DAMAGES[damage](store)
+    assert store.find(KEY) is None
+
+
+@pytest.mark.parametrize("damage", [d for d in DAMAGES if "writable" not in d])
+def test_damaged_entry_is_replaced(store: Store, source: Path, damage: str) -> None:
+    keep(store, source)
+    DAMAGES[damage](store)
+    kept = keep(store, source, b"a new image")
+    assert store.find(KEY) == kept
+    assert kept.image is not None
+    assert Path(kept.image).read_bytes() == b"a new image"
+    assert [path.name for path in (Path(store.folder) / "images").iterdir()] == [KEY]
+
+
+def test_truncated_entry_at_every_offset(store: Store, source: Path) -> None:
+    keep(store, source)
+    path = place(store) / "entry.json"
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        assert store.find(KEY) is None, size
+
+
+def test_random_damage_never_raises(store: Store, source: Path) -> None:
+    keep(store, source)
+    path = place(store) / "entry.json"
+    whole = path.read_bytes()
+    pick = random.Random(0)
+    for _ in range(2000):
+        data = bytearray(whole)
+        for _ in range(pick.randrange(1, 4)):
+            data[pick.randrange(len(data))] = pick.choice(b'\0"{}[],:0129-eE\\x\xff')
+        path.write_bytes(data)
+        found = store.find(KEY)
+        assert found is None or found.image == str(place(store) / "program")
+
+
+# -- other users -----------------------------------------------------------------------------------
+
+
+def refused(store: Store, source: Path) -> str:
+    with pytest.raises(LinkError) as caught:
+        keep(store, source)
+    assert caught.value.diagnostic.help is not None
+    assert "SPIDL_CACHE" in caught.value.diagnostic.help
+    return caught.value.code
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+@pytest.mark.parametrize("which", ["", "images"])
+def test_a_folder_that_others_may_write_to(
+    store: Store, source: Path, mode: int, which: str
+) -> None:
+    keep(store, source)
+    (Path(store.folder) / which).chmod(mode)
+    assert store.find(KEY) is None
+    assert refused(store, source) == "cache/not-private"
+
+
+@pytest.mark.parametrize("which", ["", "images", f"images/{KEY}"])
+def test_a_folder_of_another_user(
+    store: Store, source: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """This test pretends to be somebody else where it cannot give the folder away."""
+    keep(store, source)
+    if os.geteuid() == 0:
+        os.chown(Path(store.folder) / which, 65534, 65534)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert store.find(KEY) is None
+    if which != f"images/{KEY}":
+        assert refused(store, source) == "cache/not-private"
+
+
+def test_links_in_the_folder(store: Store, source: Path, tmp_path: Path) -> None:
+    """A link in the entry's place is replaced, and what it leads to is left alone."""
+    keep(store, source)
+    mine = tmp_path / "mine"
+    place(store).rename(mine)
+    place(store).symlink_to(mine)
+    keep(store, source, b"a new image")
+    assert not place(store).is_symlink()
+    assert (mine / "program").read_bytes() == IMAGE
+    assert [path.name for path in (Path(store.folder) / "images").iterdir()] == [KEY]
+
+
+# -- what can go wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blocker", ["", "images"])
+def test_a_file_in_the_way(store: Store, source: Path, blocker: str) -> None:
+    path = Path(store.folder) / blocker
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("in the way")
+    assert refused(store, source) in ("cache/cannot-write", "cache/not-private")
+    assert path.read_text() == "in the way"
+
+
+@pytest.mark.parametrize("folder", ["/proc/spidl", "/dev/null/spidl", "/a\0b", "/" + "x" * 300])
+def test_folders_that_cannot_be(source: Path, folder: str) -> None:
+    store = Store(folder)
+    assert store.find(KEY) is None
+    assert refused(store, source) == "cache/cannot-write"
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SPIDL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(LinkError) as caught:
+        cache_folder()
+    assert caught.value.code == "cache/no-home"
+
+
+def test_relative_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPIDL_CACHE", "here")
+    assert cache_folder() == str(tmp_path / "here")
+
+
+def test_a_failed_write_leaves_nothing(
+    store: Store, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(store, source)
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("spidl.cache.store._write", full)
+    assert refused(store, source) == "cache/cannot-write"
+    found = store.find(KEY)
+    assert found is not None
+    assert found.image is not None
+    assert Path(found.image).read_bytes() == IMAGE, "the old entry stays"
+    assert [path.name for path in (Path(store.folder) / "images").iterdir()] == [KEY]
+
+
+def test_leftovers_of_a_killed_writer(store: Store, source: Path) -> None:
+    """An old one is swept away, a young one may still be written to."""
+    keep(store, source)
+    images = Path(store.folder) / "images"
+    for name, age in ((".new-old", 7200), (".new-young", 60)):
+        (images / name).mkdir()
+        (images / name / "program").write_text("half an im")
+        when = (images / name).stat().st_mtime - age
+        os.utime(images / name, (when, when))
+    keep(store, source)
+    assert {path.name for path in images.iterdir()} == {KEY, ".new-young"}
+
+
+def test_concurrent_writers_and_readers(store: Store, source: Path) -> None:
+    """From the first writer on, whoever executes the path finds a whole image there."""
+    keep(store, source)
+    image = place(store) / "program"
+    done = threading.Event()
+    wrong: list[str] = []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                content = image.read_bytes()
+            except OSError as error:
+                wrong.append(str(error))
+                return
+            if content != content[:1] * 100_000 and content != IMAGE:
+                wrong.append(f"{len(content)} bytes of {content[:1]!r}")
+
+    def write(letter: bytes) -> None:
+        try:
+            for _ in range(20):
+                keep(store, source, letter * 100_000)
+        except LinkError as error:
+            wrong.append(str(error))
+
+    reader = threading.Thread(target=read)
+    writers = [threading.Thread(target=write, args=(bytes([65 + i]),)) for i in range(4)]
+    reader.start()
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    done.set()
+    reader.join()
+    assert wrong == []
+    assert [path.name for path in (Path(store.folder) / "images").iterdir()] == [KEY]
+
+
+LIGHT = """
+import os, sys
+from spidl.cli.main import main
+os.execve = lambda path, arguments, environment: print(path, *sys.modules) or os._exit(0)
+main(["run", "/usr/bin/true"])
+"""
+
+
+def test_a_cached_program_starts_light(tmp_path: Path) -> None:
+    """Without numpy, the linker or the slow parts of Python's library."""
+    environment = {**os.environ, "SPIDL_CACHE": str(tmp_path / "cache")}
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-u", "-c", LIGHT], env=environment,
+                              capture_output=True, check=True, text=True)  # fmt: skip
+    image, *imported = done.stdout.split()
+    assert image.startswith(str(tmp_path / "cache"))
+    heavy = {"numpy", "ctypes", "tempfile", "subprocess", "tomllib", "importlib.metadata"}
+    heavy |= {"spidl.link.link", "spidl.elf", "spidl.api", "spidl.registry", "spidl.targets"}
+    assert not heavy.intersection(imported)
