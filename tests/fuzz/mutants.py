@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -166,7 +167,7 @@ def make_targets(folder: Path) -> list[Target]:
         place.mkdir()
         shutil.copy((system / "libz.so.1").resolve(), place / "libz.so.1")
         (place / "main.c").write_text(
-            'const char *zlibVersion(void); int main(void) { return *zlibVersion() != 49; }'
+            "const char *zlibVersion(void); int main(void) { return *zlibVersion() != 49; }"
         )
         _compile("-O1", "-Wl,-rpath,$ORIGIN", "-o", place / "program", place / "main.c",
                  place / "libz.so.1")  # fmt: skip
@@ -209,10 +210,9 @@ def link(program: Path) -> str:
         assert made.space.memory.blocks
         return "linked"
     except LinkError as error:
-        assert error.diagnostic.message
         # A module that lets another exception escape is at fault as much as a traceback is.
-        if error.code == "module/failed":
-            raise error.__cause__ or error
+        if error.code == "module/failed" and error.__cause__ is not None:
+            raise error.__cause__ from None
         return error.code
 
 
@@ -248,9 +248,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _loop(rounds: int, first: int) -> int:
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    """Mutants number ``first`` and on; prints each new fault's number, and how many met what."""
     counts: dict[str, int] = {}
-    kinds: dict[str, int] = {}
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=base) as name:
         corpus = Corpus(make_targets(Path(name)))
         with limited():
@@ -258,20 +258,14 @@ def _loop(rounds: int, first: int) -> int:
                 try:
                     code = corpus.survive(random.Random(number))
                 except Exception as error:
-                    trace = error.__traceback__
-                    while trace is not None and trace.tb_next is not None:
-                        trace = trace.tb_next
-                    assert trace is not None
-                    code = f"FAULT {type(error).__name__} {error} at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-                    key = code.partition(" at ")[2] or code
-                    kinds[key] = kinds.get(key, 0) + 1
-                    if kinds[key] <= 3:
-                        print(number, code, flush=True)
-                    code = "FAULT"
+                    at = traceback.extract_tb(error.__traceback__)[-1]
+                    code = f"FAULT {type(error).__name__} at {at.filename}:{at.lineno}"
+                    if code not in counts:
+                        print(f"{number}: {code}: {error}", flush=True)
                 counts[code] = counts.get(code, 0) + 1
     for code, count in sorted(counts.items(), key=lambda item: -item[1]):
         print(f"{count:8} {code}")
-    return "FAULT" in counts
+    return any(code.startswith("FAULT") for code in counts)
 
 
 if __name__ == "__main__":

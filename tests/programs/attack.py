@@ -1,4 +1,4 @@
-"""What the tests of bad input and of safety share: another user, and what an error must look like."""
+"""What the tests of bad input and of safety share: another user, what an error looks like."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .harness import SOURCE, STEERING, Outcome, run
+from .harness import PLAIN_WAY, SOURCE, STEERING, Outcome, run
 
 NOBODY = pwd.getpwnam("nobody")
 MAIN = """
@@ -99,7 +99,7 @@ def one_error(
         assert shown["help"], result
     else:
         assert result.stdout == b"" or draws, result
-    return heads[0]
+    return str(heads[0])
 
 
 def compile_to(output: Path, source: str, *flags: str | Path) -> Path:
@@ -119,9 +119,9 @@ def library(output: Path, source: str, *flags: str | Path) -> Path:
 
 
 def program(output: Path, source: str, *flags: str | Path) -> Path:
-    """A program that finds its libraries beside itself."""
-    return compile_to(output, source, "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed",
-                      "-Wl,--allow-shlib-undefined", *flags)  # fmt: skip
+    """A program that finds its libraries beside itself, or where ``flags`` set its rpath to."""
+    origin = () if "rpath" in " ".join(map(str, flags)) else ("-Wl,-rpath,$ORIGIN",)
+    return compile_to(output, source, *origin, "-Wl,--no-as-needed", *flags)
 
 
 def open_to_all(folder: Path) -> None:
@@ -129,3 +129,9 @@ def open_to_all(folder: Path) -> None:
     for parent in (folder, *folder.parents):
         if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
             parent.chmod(stat.S_IMODE(parent.stat().st_mode) | 0o755)
+
+
+def plainly(result: Outcome, stdout: bytes) -> bool:
+    """The right output, with Spidl's reason for the plain way and nothing else."""
+    assert (result.stdout, result.status) == (stdout, 0), result
+    return PLAIN_WAY in result.stderr

@@ -14,23 +14,10 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
-from spidl.elf import PT, ElfFile
-from spidl.link.actions import (
-    Action,
-    CheckAuxv,
-    CheckCpuid,
-    CheckVdso,
-    MapFile,
-    TableFlag,
-)
-from spidl.targets.exec.boot import load_boot
-from spidl.targets.exec.table import decode, encode
 
 from .attack import (
     NOBODY,
@@ -40,10 +27,11 @@ from .attack import (
     listing,
     one_error,
     open_to_all,
+    plainly,
     program,
     spidl_with,
 )
-from .harness import PLAIN_WAY, Outcome, run
+from .harness import Outcome, run
 
 ASKS = '#include <stdio.h>\nint value(void); int main(void) { printf("%d\\n", value()); return 0; }'
 IDS = """#include <stdio.h>
@@ -75,9 +63,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def start(
-    main: Path, cache: Path, words: Sequence[str | Path] = (), **variables: str
-) -> Outcome:
+def start(main: Path, cache: Path, words: Sequence[str | Path] = (), **variables: str) -> Outcome:
     env = {"SPIDL_CACHE": str(cache), "SPIDL_VERBOSE": "1", **variables}
     return spidl_with(["run", main, *words], env)
 
@@ -86,12 +72,6 @@ def images(cache: Path) -> list[Path]:
     """The image of each entry, by time."""
     found = [p for p in cache.glob("images/*/*") if p.name != "entry.json"]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
-
-
-def plainly(result: Outcome, stdout: bytes) -> bool:
-    """The right output, with Spidl's reason for the plain way and nothing else."""
-    assert (result.stdout, result.status) == (stdout, 0), result
-    return PLAIN_WAY in result.stderr
 
 
 # -- privileges ------------------------------------------------------------------------------------
@@ -252,9 +232,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_changed_input_is_linked_again(
-    tmp_path: Path, cache: Path, change: str
-) -> None:
+def test_changed_input_is_linked_again(tmp_path: Path, cache: Path, change: str) -> None:
     path, act = CHANGES[change]
     lib = value(tmp_path / "place", 1)
     main = program(tmp_path / "place/program", ASKS, lib, f"-Wl,-rpath,{path}")
@@ -282,6 +260,33 @@ def test_earlier_in_library_path(main: Path, cache: Path, tmp_path: Path) -> Non
     env = environment(SPIDL_VERBOSE="1", **paths)
     assert plainly(run([str(main)], executable=image, env=env), b"8\n")
     assert start(main, cache, **paths) == Outcome(b"8\n", b"", 0)
+
+
+@pytest.mark.parametrize("way", ["LD_LIBRARY_PATH", "RUNPATH", "LD_PRELOAD"])
+def test_another_working_folder(main: Path, cache: Path, tmp_path: Path, way: str) -> None:
+    """A relative path means another library there; the image must not bring the old one."""
+    flags = "-Wl,-rpath,none:lib" if way == "RUNPATH" else "-Wl,-rpath,/nowhere"
+    if way == "LD_PRELOAD":
+        flags = "-Wl,-rpath,$ORIGIN"
+    main = program(main.parent / "relative", ASKS, main.parent / "libvalue.so", flags)
+    variables = {"LD_LIBRARY_PATH": {way: "none:lib"}, "RUNPATH": {},
+                 "LD_PRELOAD": {way: "lib/libvalue.so"}}[way]  # fmt: skip
+    folders = [tmp_path / "one", tmp_path / "two", tmp_path / "three"]
+    for number, folder in enumerate(folders):
+        value(folder / "lib", number)
+    value(folders[2] / "none", 3)
+    image = tmp_path / "image"
+    linked = spidl_with(["build", main, "-o", image], variables, cwd=folders[0])
+    assert linked.status == 0, linked
+    verbose = {"SPIDL_CACHE": str(cache), "SPIDL_VERBOSE": "1", **variables}
+    env = environment(**verbose)
+    for folder, expect in zip(folders, (b"0\n", b"1\n", b"3\n"), strict=True):
+        if way == "LD_PRELOAD":
+            expect = b"2\n" if folder == folders[2] else expect
+        assert run([str(main)], cwd=folder, env=env).stdout == expect
+        result = run([str(main)], executable=image, cwd=folder, env=env)
+        assert plainly(result, expect) == (folder != folders[0]), result
+        assert spidl_with(["run", main], verbose, cwd=folder).stdout == expect
 
 
 @root_only
@@ -386,135 +391,3 @@ def test_variable_that_the_link_did_not_see(main: Path, cache: Path, variable: s
         assert start(main, cache, **{name: text}) == oracle
         assert start(main, cache) == Outcome(b"1\n", b"", 0)
     assert len(images(cache)) == 2
-
-
-# -- a sandbox -------------------------------------------------------------------------------------
-
-DENY = """
-import ctypes, os, struct, sys
-lines = [(0x20, 0, 0, 0), (0x15, 0, 1, 101), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
-code = b"".join(struct.pack("=HBBI", *line) for line in lines)
-buffer = ctypes.create_string_buffer(code)
-libc = ctypes.CDLL(None)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-filter = struct.pack("=HxxxxxxQ", len(lines), ctypes.addressof(buffer))
-assert libc.prctl(22, 2, filter, 0, 0) == 0
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
-
-def test_ptrace_is_forbidden(main: Path, cache: Path, tmp_path: Path) -> None:
-    env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
-    denied = [sys.executable, "-c", DENY, sys.executable, "-m", "spidl"]
-    before = listing(tmp_path)
-    result = run([*denied, "build", str(main), "-o", str(tmp_path / "image")], env=env)
-    assert one_error(result) == "adopt/no-ptrace"
-    assert listing(tmp_path) == before
-    result = run([*denied, "run", str(main)], env=env)
-    assert plainly(result, b"1\n"), result
-    assert b"adopt/no-ptrace" in result.stderr
-    assert start(main, cache) == Outcome(b"1\n", b"", 0), "outside the sandbox there is an image"
-    assert run([*denied, "run", str(main)], env=env) == Outcome(b"1\n", b"", 0)
-
-
-@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
-def test_under_a_tracer(main: Path, cache: Path, tmp_path: Path) -> None:
-    """A process has one tracer; a child under strace -f already has it."""
-    spidl = [sys.executable, "-m", "spidl"]
-    trace = ["strace", "-f", "-qq", "-o", "/dev/null"]
-    env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
-    result = run([*trace, *spidl, "build", str(main), "-o", str(tmp_path / "image")], env=env)
-    assert one_error(result) == "adopt/no-ptrace"
-    assert plainly(run([*trace, *spidl, "run", str(main)], env=env), b"1\n")
-
-
-# -- another machine -------------------------------------------------------------------------------
-
-
-def with_table(image: Path, change: Callable[[Action], Action | None], flags: int = 0) -> int:
-    """Rewrite an image's action table; gives how many actions were changed.  None drops one."""
-    elf = ElfFile.open(str(image))
-    boot = load_boot()
-    at = elf.file_offset(elf.entry - boot.entry + boot.table)
-    content = bytearray(elf.data.tobytes())
-    room = next(int(p["p_filesz"]) for p in elf.phdrs
-                if p["p_type"] == PT.LOAD and p["p_offset"] == at)  # fmt: skip
-    table = decode(bytes(content[at : at + room]))
-    changed = [change(action) for action in table.actions]
-    data = encode([a for a in changed if a is not None], program=table.program,
-                  spans=table.spans, flags=TableFlag(table.flags | flags))  # fmt: skip
-    assert len(data) <= room
-    content[at : at + room] = data.ljust(room, b"\0")
-    image.unlink()
-    image.write_bytes(content)
-    image.chmod(0o700)
-    return sum(new != old for new, old in zip(changed, table.actions, strict=True))
-
-
-def other_cpu(action: Action) -> Action:
-    if isinstance(action, CheckCpuid) and any(action.masks):
-        return replace(action, values=tuple(v ^ m for v, m in
-                                            zip(action.values, action.masks, strict=True)))  # fmt: skip
-    return action
-
-
-def other_kernel(action: Action) -> Action:
-    if isinstance(action, CheckVdso):
-        return replace(action, content=bytes(b ^ 1 for b in action.content))
-    return action
-
-
-def other_feature(action: Action) -> Action:
-    return replace(action, value=action.value ^ 1) if isinstance(action, CheckAuxv) else action
-
-
-MACHINES = {"CPU": other_cpu, "kernel": other_kernel, "auxiliary vector": other_feature}
-
-
-@pytest.fixture
-def image(main: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "image"
-    result = spidl_with(["build", main, "-o", path])
-    assert result.status == 0, result
-    return path
-
-
-def test_the_table_can_be_rewritten(main: Path, image: Path) -> None:
-    """Else the next tests would pass on any broken image."""
-    assert with_table(image, lambda action: action) == 0
-    verbose = run([str(main)], executable=image, env=environment(SPIDL_VERBOSE="1"))
-    assert verbose == Outcome(b"1\n", b"", 0)
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_another_machine(main: Path, image: Path, machine: str) -> None:
-    assert with_table(image, MACHINES[machine]) > 0
-    verbose = run([str(main)], executable=image, env=environment(SPIDL_VERBOSE="1"))
-    assert plainly(verbose, b"1\n"), verbose
-    assert run([str(main)], executable=image, env=environment()) == Outcome(b"1\n", b"", 0)
-
-
-@pytest.mark.parametrize("machine", MACHINES)
-def test_another_machine_under_a_policy(main: Path, image: Path, machine: str) -> None:
-    """What must not run unprotected does not run."""
-    assert with_table(image, MACHINES[machine], TableFlag.POLICY) > 0
-    result = run([str(main)], executable=image, env=environment())
-    assert (result.stdout, result.status) == (b"", 126), result
-    assert result.stderr.startswith(b"spidl: "), result
-
-
-def test_unchanged_under_a_policy(main: Path, image: Path) -> None:
-    with_table(image, lambda action: action, TableFlag.POLICY)
-    result = run([str(main)], executable=image, env=environment(SPIDL_VERBOSE="1"))
-    assert result == Outcome(b"1\n", b"", 0)
-
-
-def test_changed_library_under_a_policy(main: Path, image: Path) -> None:
-    def other(action: Action) -> Action:
-        if isinstance(action, MapFile) and b"libvalue" in action.path:
-            return replace(action, identity=replace(action.identity, inode=1))
-        return action
-
-    assert with_table(image, other, TableFlag.POLICY) == 1
-    result = run([str(main)], executable=image, env=environment())
-    assert (result.stdout, result.status) == (b"", 126), result

@@ -18,7 +18,8 @@ from spidl.session import Request, configured
 
 _OWN_PHASES = ("adopt", "exec", "internal", "link", "load", "module", "start")
 """Phases whose errors are about our own work, not about the files."""
-_FINAL = ("parse/not-elf", "start/exec", "start/no-image", "start/policy")
+_FINAL = ("parse/bad-segment", "parse/not-elf", "start/exec", "start/no-image", "start/policy")
+"""A segment that cannot be mapped is damage, though ld.so does not look for it and crashes."""
 _FINAL_PHASES = ("cli", "config", "register")
 _FOUND = re.compile(rb"\s.*\(0x[0-9a-f]+\)|\s*statically linked")
 """A line of the tracing mode about an object that is there."""

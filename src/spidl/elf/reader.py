@@ -14,7 +14,6 @@ from spidl.diagnostics import LinkError, Place
 from spidl.elf.constants import PF
 from spidl.elf.tables import Bytes
 
-
 _DAMAGED = "the file is damaged: reinstall the package it belongs to, or build it again"
 _ADVICE = {
     "not-elf": "give the path of a program or shared library",

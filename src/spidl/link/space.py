@@ -20,9 +20,10 @@ from spidl.link.actions import Protection
 from spidl.link.memory import U8, U64, Memory, zeros
 
 PAGE = 4096
-_LOW, _HIGH = 0x100_0000_0000, 0x3000_0000_0000
-"""Where links are placed: above any non-PIE program, far below the kernel's mmap area, so that
-the heap (brk follows the last PT_LOAD) has room to grow."""
+_LOW, _HIGH = 0x5555_0000_0000, 0x5640_0000_0000
+"""Where links are placed: where the kernel puts PIE programs (ELF_ET_DYN_BASE), with as many random
+bits.  Sanitizers, whose shadow memory lies at fixed addresses, and runtimes that reserve theirs
+(ZGC, GHC) expect programs there; the heap (brk follows the last PT_LOAD) has room to grow."""
 _END = 0x7000_0000_0000
 """Where the kernel's own mappings (stack, vDSO, mmap area) may begin."""
 _SEALS = {

@@ -34,8 +34,7 @@ def preload(dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
         wanted += [(n.decode(errors="surrogateescape"), PRELOAD_FILE) for n in names]
     for name, because in wanted:
         need = link.find(name, dso, because)
-        found = isinstance(need, MemoryObject) or need.path is not None
-        if found or link.known(need.name) is not None:
+        if isinstance(need, MemoryObject) or need.path or link.known(need.name) is not None:
             yield need
         elif glibc:
             raise Refusal(

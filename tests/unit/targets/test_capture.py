@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from capturing import ENVIRONMENT, HELLO, PAGE, compile_c, needed, plan, static, word, words
+from tests.needs import tool
 
 from spidl.diagnostics import LinkError
 from spidl.link.actions import Protection, ThreadCall
 from spidl.targets.exec import entry
 from spidl.targets.exec.capture import Snapshot, capture
-from tests.needs import tool
 
 CONSTRUCTOR = """
 #include <fcntl.h>

@@ -54,4 +54,30 @@ def input_checks(link: Link, mapped: set[str]) -> list[Action]:
         if path not in mapped
     ]
     checks += [CheckAbsent(path.encode(errors="surrogateescape")) for path in link.absent]
+    if depends_on_folder(link):
+        checks += _relative_checks(link)
     return checks
+
+
+def depends_on_folder(link: Link) -> bool:
+    """Whether a search path or a name is relative, so that the working folder decides the link."""
+    environment = link.environment
+    lists = [environment.paths("LD_LIBRARY_PATH", ":;"), environment.preload]
+    names: list[str] = []
+    for dso in link.objects:
+        lists += [p.split(":") for p in (dso.file.rpath, dso.file.runpath) if p]
+        names += [name for name in dso.file.needed if "/" in name]
+    lists.append(names)
+    return any(not entry.startswith(("/", "$")) for entries in lists for entry in entries)
+
+
+def _relative_checks(link: Link) -> list[Action]:
+    """What was found, and what was not, below the working folder: the same below today's."""
+    below = link.environment.folder.rstrip("/") + "/"
+    found = {path.removeprefix(below): identity for path, identity in link.inputs.items()
+             if path.startswith(below)}  # fmt: skip
+    absent = [path.removeprefix(below) for path in link.absent if path.startswith(below)]
+    return [
+        *(CheckFile(p.encode(errors="surrogateescape"), i) for p, i in found.items()),
+        *(CheckAbsent(p.encode(errors="surrogateescape")) for p in absent if p),
+    ]

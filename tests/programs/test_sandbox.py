@@ -1,0 +1,64 @@
+"""Where ptrace is forbidden or taken, nothing can be adopted: the plain way, and it says why."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from .attack import environment, library, listing, one_error, plainly, program, spidl_with
+from .harness import Outcome, run
+from .test_bad_input import ASKS, VALUE
+
+
+@pytest.fixture
+def main(tmp_path: Path) -> Path:
+    lib = library(tmp_path / "place/libvalue.so", VALUE)
+    return program(tmp_path / "place/program", ASKS, lib)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+DENY = """
+import ctypes, os, struct, sys
+lines = [(0x20, 0, 0, 0), (0x15, 0, 1, 101), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+code = b"".join(struct.pack("=HBBI", *line) for line in lines)
+buffer = ctypes.create_string_buffer(code)
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+filter = struct.pack("=HxxxxxxQ", len(lines), ctypes.addressof(buffer))
+assert libc.prctl(22, 2, filter, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_ptrace_is_forbidden(main: Path, cache: Path, tmp_path: Path) -> None:
+    env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
+    denied = [sys.executable, "-c", DENY, sys.executable, "-m", "spidl"]
+    before = listing(tmp_path)
+    result = run([*denied, "build", str(main), "-o", str(tmp_path / "image")], env=env)
+    assert one_error(result) == "adopt/no-ptrace"
+    assert listing(tmp_path) == before
+    result = run([*denied, "run", str(main)], env=env)
+    assert plainly(result, b"1\n"), result
+    assert b"adopt/no-ptrace" in result.stderr
+    assert spidl_with(["run", main], {"SPIDL_CACHE": str(cache), "SPIDL_VERBOSE": "1"}) == Outcome(
+        b"1\n", b"", 0
+    ), "outside the sandbox there is an image"
+    assert run([*denied, "run", str(main)], env=env) == Outcome(b"1\n", b"", 0)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
+def test_under_a_tracer(main: Path, cache: Path, tmp_path: Path) -> None:
+    """A process has one tracer; a child under strace -f already has it."""
+    spidl = [sys.executable, "-m", "spidl"]
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null"]
+    env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
+    result = run([*trace, *spidl, "build", str(main), "-o", str(tmp_path / "image")], env=env)
+    assert one_error(result) == "adopt/no-ptrace"
+    assert plainly(run([*trace, *spidl, "run", str(main)], env=env), b"1\n")
