@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Same, Workshop
+from .harness import spidl
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,31 @@ def test_a_plug_in_hears_of_the_program(same: Same, libraries: Workshop) -> None
     outcome = same([str(launcher), str(plug_in)])
     for kind in ("readlink", "by number", "readlinkat", "realpath"):
         assert f"{kind}: {launcher}\n".encode() in outcome.stdout
+
+
+RAW = """
+#define _GNU_SOURCE
+#include <stdio.h>
+char name[] = "/proc/self/exe";
+const char *const path = "/proc/self/exe";
+int main(void) {
+  char found[400];
+  long length;
+  __asm__ volatile("syscall" : "=a"(length) : "0"(89L), "D"(path), "S"(found), "d"(sizeof found)
+                   : "rcx", "r11", "memory");
+  printf("%.*s\\n", (int)length, found);
+  return 0;
+}
+"""
+
+
+def test_who_asks_the_kernel_itself_is_left_alone(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    """As Go and Free Pascal do: no function is called that could answer."""
+    program = workshop.program("raw", str(workshop.text("raw.c", RAW)))
+    built = spidl(["build", str(program), "-o", str(tmp_path / "image")])
+    assert b"refused[exec/own-path]" in built.stderr
+    cache = {"SPIDL_CACHE": str(tmp_path / "cache")}
+    result = spidl(["run", str(program)], steering=cache)
+    assert (result.stdout, result.stderr) == (f"{program}\n".encode(), b"")

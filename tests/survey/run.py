@@ -55,7 +55,7 @@ MEANING: dict[Verdict, str] = {
     "error": "spidl could not link it",
     "timeout": "the image did not end in time, the program does",
     "no answer": "the program does not end in time under the system's linker either",
-    "skipped": "never started by a survey, see tests/survey/programs.py",
+    "skipped": "not for a survey (tests/survey/programs.py), or no program for this kernel",
 }
 COMPARED: tuple[Verdict, ...] = ("same", "different", "crashed", "plain way", "error", "timeout")
 SECONDS = 10.0
@@ -106,6 +106,8 @@ class Surveyor:
             argument, oracles = self._oracle(path)
         except Timeout:
             return Result(name, "no answer")
+        except OSError as error:  # such as x32 on a kernel without it
+            return Result(name, "skipped", detail=f"does not start here: {error.strerror}")
         try:
             image = self.images.get(Path(os.path.realpath(path)), self.layout, self.env)
         except BuildFailed as failure:

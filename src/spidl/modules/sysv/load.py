@@ -16,6 +16,7 @@ from spidl.api import (
     page_up,
 )
 
+_HUGE = 2 << 20
 MOST_ZEROES = 1 << 31
 """Bytes without file content in one object: each is looked at, though none is stored."""
 
@@ -39,6 +40,8 @@ def load(dso: Dso, link: Link) -> Placement:
         bias = 0
     else:
         align = max(PAGE, *(segment.align for segment in file.loads))
+        if any(segment.filesz >= _HUGE for segment in file.loads):
+            align = max(align, _HUGE)  # so that large folios of the page cache map in one go
         bias = link.space.allocate(end - start, align) - start
     if dso.identity is not None and file.stack_executable:
         raise Refusal(

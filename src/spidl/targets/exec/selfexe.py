@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spidl.diagnostics import Place, Refusal
 from spidl.elf import PF, SHN, R, name_hash
 from spidl.link.dso import Dso
 from spidl.link.link import Link
@@ -26,6 +27,9 @@ _NAME = re.compile(rb"/proc/self/exe")
 _LINK_READERS = ("readlink", "readlinkat", "__readlink_chk", "__readlinkat_chk", "realpath",
                  "__realpath_chk", "canonicalize_file_name")  # fmt: skip
 """Seldom called, and asked about any path that a user names (os.readlink)."""
+_STARTERS = ("execl", "execle", "execlp", "execv", "execve", "execvp", "execvpe", "fexecve",
+             "posix_spawn", "posix_spawnp")  # fmt: skip
+"""Callers that start /proc/self/exe may start the image."""
 _SLOTS = (R.JUMP_SLOT, R.GLOB_DAT, R.R64)
 
 
@@ -35,6 +39,21 @@ class Answers:
 
     code: bytes
     entries: tuple[tuple[int, bytes], ...]
+
+
+def refuse_own_way(link: Link, boot: BootCode) -> None:
+    """Refusal ``exec/own-path`` for a program that mentions the file but asks no libc about it."""
+    root = link.root
+    names = {name_hash(name.encode()): name for name in (*boot.shims, *_STARTERS)}
+    if len(_imported(root, names)) or not _mentions(root):
+        return
+    raise Refusal(
+        "exec/own-path",
+        f"{root.name} asks the kernel itself for /proc/self/exe, which is the image",
+        place=Place(root.path),
+        notes=("it has the name, and imports no function that takes a path",),
+        help="the program starts the plain way, so that it finds its own file",
+    )
 
 
 def answer_for_program(

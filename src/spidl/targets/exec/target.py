@@ -31,7 +31,7 @@ from spidl.targets.exec.boot import load_boot
 from spidl.targets.exec.entries import rewrite
 from spidl.targets.exec.guards import input_checks, machine_checks
 from spidl.targets.exec.origin import find_debug, origin_field
-from spidl.targets.exec.selfexe import answer_for_program
+from spidl.targets.exec.selfexe import answer_for_program, refuse_own_way
 from spidl.targets.exec.writer import encode_image, write_whole
 
 _EXTRA_ROOM = 1 << 20
@@ -50,6 +50,7 @@ class Layout(Enum):
 def build_image(link: Link, layout: Layout = Layout.SHARED) -> LinkedImage:
     """The image of a link that has run all its phases."""
     _refuse_privileged(link)
+    refuse_own_way(link, load_boot())
     if RUNTIME in link.facts:
         return _adopted_image(link, adopt(link, link.facts[RUNTIME]), layout)
     return _direct_image(link, layout)

@@ -27,6 +27,7 @@ _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SHT_STRTAB, _SHT_DYNAMIC = 3, 6
 _ZERO_RUN = 16
 """Pages of zeros that are worth a segment of their own (no file content, no page cache)."""
+_HUGE = 2 << 20
 _MOST_SEGMENTS = 1100
 """The kernel reads at most 64 KiB of program headers (fs/binfmt_elf.c, load_elf_phdrs)."""
 
@@ -156,28 +157,39 @@ def zero_runs(content: npt.NDArray[np.uint8]) -> list[tuple[int, int, bool]]:
 def _lay_out(
     segments: list[_Segment], header_at: int, count: int, entry: int, debug: int
 ) -> bytearray:
-    """Headers first, then each segment's content on page boundaries."""
+    """Headers first, then each segment's content on page boundaries; at most ``count`` headers."""
     dynamic = np.zeros(2, DYN)
     dynamic[0] = (DT.DEBUG, debug)
-    headers_size = EHDR.itemsize + count * PHDR.itemsize
-    dynamic_at = (headers_size + 15) & -16
-    sections = _sections(dynamic_at, header_at + dynamic_at, dynamic.nbytes)
+    dynamic_at = (EHDR.itemsize + count * PHDR.itemsize + 15) & -16
+    where = header_at + dynamic_at
+    sections = _sections(dynamic_at, where, dynamic.nbytes)
     first_page = page_up(dynamic_at + dynamic.nbytes + len(sections))
     at = first_page
-    phdrs = np.zeros(count, PHDR)
+    rows: list[list[int]] = []
     chunks: list[tuple[int, npt.NDArray[np.uint8] | bytes]] = []
-    for i, segment in enumerate(segments):
+    for segment in segments:
         size = len(segment.content)
-        phdrs[i] = (PT.LOAD, segment.flags, at if size else 0, segment.address, segment.address,
-                    size, segment.size, PAGE)  # fmt: skip
+        if size >= _HUGE and not segment.flags & 2:
+            # Congruent with its address: large folios of the page cache map in one go.
+            at += (segment.address - at) % _HUGE
         if size:
             chunks.append((at, segment.content))
-            at += page_up(size)
-    last = len(segments)
-    phdrs[last] = (PT.LOAD, 4, 0, header_at, header_at, first_page, first_page, PAGE)
-    where = header_at + dynamic_at
-    phdrs[last + 1] = (PT.DYNAMIC, 4, dynamic_at, where, where, dynamic.nbytes, dynamic.nbytes, 8)
-    phdrs[last + 2] = (PT.GNU_STACK, 6, 0, 0, 0, 0, 0, 16)
+        last = rows[-1] if rows else None
+        if last and size and last[2:4] == [at - last[5], segment.address - last[6]] \
+                and last[1] == segment.flags and last[5] == last[6]:  # fmt: skip
+            last[5:7] = [last[5] + size, last[6] + segment.size]
+        else:
+            rows.append([PT.LOAD, segment.flags, at if size else 0, segment.address,
+                         segment.address, size, segment.size, PAGE])  # fmt: skip
+        at += page_up(size)
+    rows += [
+        [PT.LOAD, 4, 0, header_at, header_at, first_page, first_page, PAGE],
+        [PT.DYNAMIC, 4, dynamic_at, where, where, dynamic.nbytes, dynamic.nbytes, 8],
+        [PT.GNU_STACK, 6, 0, 0, 0, 0, 0, 16],
+    ]
+    phdrs = np.array([tuple(row) for row in rows], PHDR)
+    headers_size = EHDR.itemsize + phdrs.nbytes
+    count = len(phdrs)
     ehdr = np.zeros(1, EHDR)
     ehdr["e_ident"] = np.frombuffer(b"\x7fELF\x02\x01\x01".ljust(16, b"\0"), np.uint8)
     for name, value in (
