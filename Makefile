@@ -17,6 +17,7 @@ test: setup-test lint
 
 lint: setup-test
 	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check --quiet .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy --strict tests/programs tests/survey
 

@@ -117,9 +117,7 @@ int main(void) {
 """
 
 
-def test_who_asks_the_kernel_itself_is_left_alone(
-    workshop: Workshop, tmp_path: Path
-) -> None:
+def test_who_asks_the_kernel_itself_is_left_alone(workshop: Workshop, tmp_path: Path) -> None:
     """As Go and Free Pascal do: no function is called that could answer."""
     program = workshop.program("raw", str(workshop.text("raw.c", RAW)))
     built = spidl(["build", str(program), "-o", str(tmp_path / "image")])

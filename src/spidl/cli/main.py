@@ -32,9 +32,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse with errors in Spidl's form."""
 
     def error(self, message: str) -> NoReturn:
-        raise LinkError(
-            "cli/usage", message, help=f"see {self.prog} --help for what there is"
-        )
+        raise LinkError("cli/usage", message, help=f"see {self.prog} --help for what there is")
 
 
 def _parser() -> _Parser:

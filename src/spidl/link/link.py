@@ -344,8 +344,10 @@ class Link:
         try:
             file = ElfFile.open(need.path)
         except LinkError as error:
-            raise error if loader is None else error.with_note(
-                f"needed by {loader.path} ({need.because})"
+            raise (
+                error
+                if loader is None
+                else error.with_note(f"needed by {loader.path} ({need.because})")
             ) from None
         assert file.stat is not None
         inode = (file.stat.st_dev, file.stat.st_ino)

@@ -70,8 +70,10 @@ def failed(module: str, phase: str, path: str, error: BaseException) -> LinkErro
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    where = "nowhere" if trace is None else (
-        f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+    where = (
+        "nowhere"
+        if trace is None
+        else (f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}")
     )
     return LinkError(
         "module/failed",

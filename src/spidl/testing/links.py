@@ -1,8 +1,8 @@
 """Links in memory: nothing is read from a file, nothing is started.
 
-    link = memory_link(program(["f"], needed=["libf.so"]), {"libf.so": content}, [MyModule()])
-    link.run()
-    assert binding(link, PROGRAM, "f").provider is link.known("libf.so")
+link = memory_link(program(["f"], needed=["libf.so"]), {"libf.so": content}, [MyModule()])
+link.run()
+assert binding(link, PROGRAM, "f").provider is link.known("libf.so")
 """
 
 from __future__ import annotations

@@ -74,9 +74,7 @@ def test_bad_runs(command: Command, program: Path, runs: str) -> None:
     command("bench", f"--runs={runs}", program).failed("cli/usage")
 
 
-def test_program_that_cannot_be_linked(
-    command: Command, original: Path, tmp_path: Path
-) -> None:
+def test_program_that_cannot_be_linked(command: Command, original: Path, tmp_path: Path) -> None:
     program = shutil.copy(original / "program", tmp_path)
     answer = command("bench", "--runs", "1", program).failed("collect/not-found")
     assert answer.out == ""

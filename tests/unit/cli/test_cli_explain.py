@@ -198,9 +198,10 @@ def test_absolute_address_is_stable(command: Command, program: Path) -> None:
     assert first["spot"] == "libc.so.6+0x1000"
     byte = Path(first["mapping"]["file"]).read_bytes()[first["mapping"]["file_offset"]]
     assert first["value"]["word"] & 0xFF == byte
-    assert "by nobody: the content is the file's" in command(
-        "explain", program, "--at", "libc.so.6+0x1000"
-    ).out
+    assert (
+        "by nobody: the content is the file's"
+        in command("explain", program, "--at", "libc.so.6+0x1000").out
+    )
 
 
 def test_copied_bytes(command: Command, program: Path) -> None:
@@ -254,9 +255,10 @@ def test_errors(command: Command, program: Path, arguments: list[str], code: str
 
 
 def test_similar_names_are_shown(command: Command, program: Path) -> None:
-    assert "there is: printf, " in command("explain", program, "Printf").failed(
-        "explain/no-symbol"
-    ).err
+    assert (
+        "there is: printf, "
+        in command("explain", program, "Printf").failed("explain/no-symbol").err
+    )
 
 
 @pytest.mark.parametrize("name", ["explain", "tree", "bench"])

@@ -29,7 +29,6 @@ FILES = [
 ]
 
 
-
 @pytest.fixture(params=FILES, scope="module")
 def path(request: pytest.FixtureRequest) -> str:
     if not Path(request.param).exists():

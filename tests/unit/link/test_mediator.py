@@ -242,9 +242,7 @@ def answering(name: str, address: int) -> Passes:
 
 def test_a_resolver_answers_before_the_scope_and_owns_the_word() -> None:
     lib = build_dso("libf.so", {"f": FUNCTION, "g": FUNCTION})
-    link = linked(
-        program(["f", "g"], needed=["libf.so"]), {"libf.so": lib}, answering("f", 0x1234)
-    )
+    link = linked(program(["f", "g"], needed=["libf.so"]), {"libf.so": lib}, answering("f", 0x1234))
     assert word(link, link.root, "slots") == 0x1234
     bound = binding(link, PROGRAM, "f")
     assert (bound.provider, bound.owner) == (None, "passes")
@@ -294,9 +292,7 @@ def test_what_cannot_leave_its_object_is_not_asked_for(visibility: STV) -> None:
 
 def test_an_indirect_function_is_no_answer() -> None:
     lib = build_dso("libf.so", {"choose": Define(FUNCTION, STT.GNU_IFUNC)})
-    module = Passes(
-        resolve=lambda request, dso, link: link.definition(link.objects[1], "choose")
-    )
+    module = Passes(resolve=lambda request, dso, link: link.definition(link.objects[1], "choose"))
     with expect("relocate/indirect-answer"):
         linked(program(["f"], needed=["libf.so"]), {"libf.so": lib}, module)
 

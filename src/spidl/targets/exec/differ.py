@@ -65,9 +65,7 @@ def differing(memories: Sequence[Memory]) -> U64:
     return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
 
-def explain(
-    address: int, values: Sequence[int], anchors: Sequence[Anchors]
-) -> list[Word] | None:
+def explain(address: int, values: Sequence[int], anchors: Sequence[Anchors]) -> list[Word] | None:
     """The words that boot must write at ``address``, or None if the values follow no anchor."""
     whole = _follow(values, anchors)
     if whole is not None:

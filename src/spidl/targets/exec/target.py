@@ -165,9 +165,7 @@ def _files(link: Link, adopted: Adopted, layout: Layout) -> tuple[list[MapFile],
     for number, parts in segments.items():
         dso = link.objects[number]
         assert dso.identity is not None
-        files.append(
-            MapFile(dso.path.encode(errors="surrogateescape"), dso.identity, tuple(parts))
-        )
+        files.append(MapFile(dso.path.encode(errors="surrogateescape"), dso.identity, tuple(parts)))
     return files, copied
 
 
@@ -178,9 +176,7 @@ def _copy(start: int, length: int, offset: int, protection: Protection, data: U8
     return Pages(start, content, protection)
 
 
-def _open_for_words(
-    pages: list[Pages], words: Iterable[Word]
-) -> tuple[list[Pages], list[Action]]:
+def _open_for_words(pages: list[Pages], words: Iterable[Word]) -> tuple[list[Pages], list[Action]]:
     """Read-only pages that boot must write to are mapped writable and protected afterwards."""
     addresses = np.array(sorted(w.address for w in words), np.uint64)
     opened: list[Pages] = []
