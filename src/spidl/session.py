@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from spidl import __version__
+from spidl.cache.host import own_files, processor
 from spidl.cache.store import Entry, Identity, Store, identity, key_of
 from spidl.diagnostics import LinkError, Place, Refusal
 
@@ -128,8 +129,9 @@ def configured(request: Request) -> Configuration:
 def entry_key(request: Request) -> str:
     """Everything that selects a cached image, its inputs' content apart.
 
-    The program by path; the linker; the modules and their settings, user files by identity; the
-    environment variables that steer linking; the working folder where relative paths count.
+    The program by path; Spidl's own files; the modules and their settings, user files by identity;
+    the environment variables that steer linking; the working folder where relative paths count; the
+    kernel and the processor.
     """
     from spidl.link.environment import Environment
 
@@ -149,6 +151,7 @@ def entry_key(request: Request) -> str:
         __version__, request.program, request.layout, *request.extra, *request.settings,
         *(f"{file}:{identity(file)}" for file in files), *steering,
         _working_folder() if relative else "", machine.release, machine.version, machine.machine,
+        processor(), own_files(),
     ])  # fmt: skip
 
 
@@ -179,7 +182,8 @@ def cached_image(request: Request) -> Entry:
     store.prepare()
     name = os.path.basename(request.program)
     link = make_link(request)
-    inputs = _module_files(link)
+    # A file that is refused at first sight never becomes an input of the link itself.
+    inputs = _identities(request.program) | _module_files(link)
     try:
         content = _image_of(link, request)
         refusal = None
@@ -187,6 +191,8 @@ def cached_image(request: Request) -> Entry:
         content, refusal = None, error.diagnostic.to_json()
         if error.code.startswith("adopt/no-"):
             return Entry(None, refusal)  # what a sandbox forbids may be allowed the next time
+        if error.diagnostic.place is not None:
+            inputs |= _identities(error.diagnostic.place.file)
     inputs |= {
         path: (i.device, i.inode, i.size, i.mtime[0] * 10**9 + i.mtime[1],
                i.ctime[0] * 10**9 + i.ctime[1])
@@ -199,6 +205,10 @@ def _module_files(link: Link) -> dict[str, Identity]:
     """The file of each module in use: one that was edited links again."""
     loaded = [sys.modules.get(type(module).__module__) for module in link.modules]
     files = [os.path.abspath(file) for m in loaded if (file := getattr(m, "__file__", None))]
+    return _identities(*files)
+
+
+def _identities(*files: str) -> dict[str, Identity]:
     return {file: found for file in files if (found := identity(file)) is not None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -149,6 +150,18 @@ def test_output_that_cannot_be(good: Path, tmp_path: Path, name: str) -> None:
     before = listing(tmp_path)
     build_fails(spidl_with(["build", good, "-o", tmp_path / name]), tmp_path, before)
     assert (tmp_path / "a-file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["program", "libvalue.so", "link", "hard"])
+def test_output_that_is_an_input(good: Path, tmp_path: Path, name: str) -> None:
+    for file in (good, good.parent / "libvalue.so"):
+        shutil.copy2(file, tmp_path)
+    (tmp_path / "link").symlink_to("program")
+    (tmp_path / "hard").hardlink_to(tmp_path / "program")
+    before = listing(tmp_path)
+    result = spidl_with(["build", "./program", "-o", f"./{name}"], cwd=tmp_path)
+    build_fails(result, tmp_path, before)
+    assert run([str(tmp_path / "program")], env=environment()).stdout == b"1\n"
 
 
 def test_output_to_a_device(good: Path) -> None:

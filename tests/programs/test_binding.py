@@ -152,3 +152,11 @@ def test_copy_of_another_size_is_refused(workshop: Workshop) -> None:
     assert built.status == 2
     assert built.stderr.startswith(b"spidl: refused[relocate/copy-size]:")
     assert_same(oracle, spidl(["run", str(program)]), ["size"])
+
+
+def test_weak_function_that_comes_later(same: Same, workshop: Workshop) -> None:
+    """Its PLT slot stays lazy: a library that is opened later defines it."""
+    late = workshop.library("late/liblate.so", "late.c")
+    workshop.library("late/libcaller.so", "late_caller.c", flags=("-Wl,-z,lazy,-h,libcaller.so",))
+    program = workshop.program("late/late", "late_main.c", "late/libcaller.so")
+    same([str(program), str(late)], expect="opened 1\nlate 7\n")

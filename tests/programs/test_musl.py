@@ -10,6 +10,7 @@ import pytest
 from tests.needs import tool
 
 from .conftest import Same, Workshop
+from .harness import run, spidl
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +52,12 @@ def test_musl(same: Same, workshop: Workshop, kind: str, behaviour: str, status:
 
 def test_musl_without_environment(same: Same, workshop: Workshop) -> None:
     same([str(make(workshop, "musl-bare")), "objects"], env={})
+
+
+def test_musl_opens_along_the_library_path(workshop: Workshop, tmp_path: Path) -> None:
+    """musl keeps a pointer to LD_LIBRARY_PATH in the environment, which no image can hold."""
+    program = make(workshop, "musl-path")
+    steering = {"LD_LIBRARY_PATH": str(workshop.folder), "SPIDL_CACHE": str(tmp_path)}
+    plain = run([str(program), "library"], env=steering)
+    assert plain.status == 0
+    assert spidl(["run", str(program), "library"], steering=steering) == plain

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import tool
+
 from .attack import (
     NOBODY,
     as_nobody,
@@ -88,7 +90,7 @@ def test_privileges_come_from_the_file(tmp_path: Path, kind: str) -> None:
     if kind in ("group", "all three"):
         main.chmod(main.stat().st_mode | stat.S_ISGID)
     if kind in ("capability", "all three"):
-        subprocess.run(["setcap", "cap_net_bind_service=ep", main], check=True)
+        subprocess.run([tool("setcap", "libcap2-bin"), "cap_net_bind_service=ep", main], check=True)
     before = listing(tmp_path)
     result = spidl_with(["build", main, "-o", tmp_path / "image"])
     assert one_error(result) == "exec/privileged"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.needs import tool
 
 from .attack import environment, library, listing, one_error, plainly, program, spidl_with
 from .harness import Outcome, run
@@ -53,11 +54,10 @@ def test_ptrace_is_forbidden(main: Path, cache: Path, tmp_path: Path) -> None:
     assert run([*denied, "run", str(main)], env=env) == Outcome(b"1\n", b"", 0)
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace")
 def test_under_a_tracer(main: Path, cache: Path, tmp_path: Path) -> None:
     """A process has one tracer; a child under strace -f already has it."""
     spidl = [sys.executable, "-m", "spidl"]
-    trace = ["strace", "-f", "-qq", "-o", "/dev/null"]
+    trace = [tool("strace", "strace"), "-f", "-qq", "-o", "/dev/null"]
     env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
     result = run([*trace, *spidl, "build", str(main), "-o", str(tmp_path / "image")], env=env)
     assert one_error(result) == "adopt/no-ptrace"

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from .attack import environment, library, one_error, program, spidl_with
+from .attack import (
+    NOBODY,
+    as_nobody,
+    environment,
+    library,
+    one_error,
+    open_to_all,
+    plainly,
+    program,
+    spidl_with,
+)
 from .harness import SOURCE, Outcome, run
 
 SAYS = '#include <stdio.h>\nint main(void) { puts("here"); return 3; }'
@@ -83,3 +95,69 @@ def test_a_32_bit_program_is_left_alone(main: Path, tmp_path: Path) -> None:
     result = spidl_with(["build", main, "-o", tmp_path / "image"])
     assert one_error(result) == "parse/wrong-class"
     assert b"refused" in result.stderr
+
+
+def test_a_32_bit_program_that_becomes_one_of_64_bits(main: Path, tmp_path: Path) -> None:
+    """What was refused is asked again once the file is another."""
+    whole = main.read_bytes()
+    main.write_bytes(whole[:4] + b"\1" + whole[5:18] + b"\3" + whole[19:])
+    env = {"SPIDL_CACHE": str(tmp_path / "cache"), "SPIDL_VERBOSE": "1"}
+    refused = spidl_with(["run", main], env)
+    assert b"refused[parse/wrong-class]" in refused.stderr, refused
+    main.write_bytes(whole)
+    result = spidl_with(["run", main], env)
+    assert (result.stdout, result.stderr, result.status) == (b"here\n", b"", 3), result
+
+
+def test_a_library_of_32_bits_that_becomes_one_of_64(tmp_path: Path) -> None:
+    """A file that the search passes over decides the link as well."""
+    first = library(tmp_path / "first/libvalue.so", "int value(void) { return 1; }")
+    library(tmp_path / "second/libvalue.so", "int value(void) { return 2; }")
+    main = program(tmp_path / "program",
+                   '#include <stdio.h>\nint value(void);\n'
+                   'int main(void) { printf("%d\\n", value()); return 0; }',
+                   first, "-Wl,-rpath,$ORIGIN/first:$ORIGIN/second")  # fmt: skip
+    env = {"SPIDL_CACHE": str(tmp_path / "cache"), "SPIDL_VERBOSE": "1"}
+    whole = first.read_bytes()
+    first.write_bytes(whole[:4] + b"\1" + whole[5:18] + b"\3" + whole[19:])
+    image = tmp_path / "image"
+    assert spidl_with(["build", main, "-o", image], env).status == 0
+    assert spidl_with(["run", main], env).stdout == b"2\n"
+    first.write_bytes(whole)
+    assert spidl_with(["run", main], env).stdout == b"1\n"
+    assert plainly(run([str(main)], executable=image, env=environment(**env)), b"1\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file of another user's takes root")
+def test_a_program_that_one_may_execute_but_not_read(main: Path, tmp_path: Path) -> None:
+    open_to_all(tmp_path)
+    main.chmod(0o111)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, NOBODY.pw_uid, NOBODY.pw_gid)
+    result = as_nobody(["run", main], home=home)
+    assert (result.stdout, result.status) == (b"here\n", 3), result
+    assert result.stderr.startswith(b"spidl: warning[parse/no-permission]: "), result
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+@pytest.mark.parametrize("policy", [False, True])
+def test_a_cache_on_a_file_system_without_execution(
+    main: Path, tmp_path: Path, policy: bool
+) -> None:
+    (tmp_path / "cache").mkdir()
+    module = tmp_path / "nothing.py"
+    module.write_text(NOTHING.replace("    def", "    policy = True\n    def"))
+    words = ["--with", str(module)] if policy else []
+    script = 'mount -t tmpfs -o noexec,mode=700 none "$0" && exec "$@"'
+    cache = str(tmp_path / "cache")
+    command = ["unshare", "-m", "sh", "-c", script, cache,
+               sys.executable, "-m", "spidl", "run", *words, str(main)]  # fmt: skip
+    result = run(command, env=environment(SPIDL_CACHE=cache))
+    if b"unshare:" in result.stderr or b"mount:" in result.stderr:
+        pytest.skip(f"no mounts here: {result.stderr.decode()}")
+    if policy:
+        assert one_error(result) == "start/exec"
+    else:
+        assert (result.stdout, result.status) == (b"here\n", 3), result
+        assert result.stderr.startswith(b"spidl: warning[start/exec]: "), result

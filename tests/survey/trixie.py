@@ -22,7 +22,7 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = """
     binutils bzip2 dash file g++ gcc gdb git libc6-dev make musl-tools openssl perl
-    python3 python3-hypothesis python3-numpy python3-pytest sqlite3 xz-utils
+    libcap2-bin python3 python3-hypothesis python3-numpy python3-pytest sqlite3 strace xz-utils
 """.split()  # noqa: SIM905 - a list of this length reads better as words
 MOUNT = """
 set -e

@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from typing import TYPE_CHECKING
 
+from spidl.diagnostics import LinkError, Place
 from spidl.session import Request, find_program
 from spidl.session import build as link_and_encode
+
+if TYPE_CHECKING:
+    from spidl.link.link import Link
 
 
 def build(options: argparse.Namespace) -> int:
@@ -19,6 +24,7 @@ def build(options: argparse.Namespace) -> int:
     content, link = link_and_encode(request)
     from spidl.targets.exec.writer import write_whole  # numpy, which the link has imported
 
+    _spare_inputs(options.output, link)
     write_whole(options.output, content)
     seconds = time.perf_counter() - began
     print(
@@ -26,3 +32,20 @@ def build(options: argparse.Namespace) -> int:
         f"{len(content) / 1e6:.2f} MB, linked in {seconds:.2f} s"
     )
     return 0
+
+
+def _spare_inputs(output: str, link: Link) -> None:
+    """Raise `LinkError` ``exec/cannot-write`` where the image would replace what it is made of."""
+    try:
+        status = os.stat(output)
+    except (OSError, ValueError):
+        return  # no such file yet, or one that cannot be written either
+    for path, found in link.inputs.items():
+        if (found.device, found.inode) == (status.st_dev, status.st_ino):
+            raise LinkError(
+                "exec/cannot-write",
+                "the output is an input of the link",
+                place=Place(output),
+                notes=(f"the link has read {path}",) if path != output else (),
+                help="give the path of another file",
+            )

@@ -39,6 +39,9 @@ def starts_plainly(request: Request, error: LinkError) -> bool:
         return False
     if request.extra or configured(request).pipeline != DEFAULT_PIPELINE:
         return False
+    place = error.diagnostic.place
+    if error.code == "parse/no-permission" and place is not None and place.file == request.program:
+        return True  # a program that one may execute, but not read
     interpreter = _interpreter(request.program)
     if interpreter is not None and os.path.basename(interpreter) == _GLIBC:
         return _finds_no_fault(interpreter, request)

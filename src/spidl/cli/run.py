@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,9 @@ from typing import NoReturn
 from spidl.cache.store import Entry
 from spidl.diagnostics import LinkError, Place, Severity, fault
 from spidl.session import Request, cached_image, find_program, policies
+
+_OF_THE_IMAGE = (errno.EACCES, errno.ENOENT, errno.ENOEXEC, errno.EPERM)
+"""execve(2) fails so for the image's own sake, for instance on a file system mounted noexec."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,17 +35,18 @@ def run(options: argparse.Namespace) -> int:
         except LinkError as error:
             if policies(request) or not _starts_plainly(request, error):
                 raise
-            error.with_note("the program starts the plain way, under the system's linker")
-            print(replace(error.diagnostic, severity=Severity.WARNING), file=sys.stderr)
-            _execute(program, arguments)
+            _warn_and_execute(error, program, arguments)
         if entry.image is None:
             return _plain(request, entry.refusal or {}, arguments)
         try:
-            _execute(entry.image, arguments)
-        except LinkError:
+            _replace_process(entry.image, arguments)
+        except OSError as error:
             # Removed since it was found, say by somebody who empties the cache: once more.
             if os.path.exists(entry.image):
-                raise
+                failure = _cannot_execute(entry.image, error)
+                if error.errno not in _OF_THE_IMAGE or policies(request):
+                    raise failure from None
+                _warn_and_execute(failure, program, arguments)
     raise LinkError(
         "start/no-image",
         "the image is removed as soon as it is made",
@@ -87,22 +92,36 @@ def _plain(request: Request, refusal: dict[str, object], arguments: list[str]) -
     _execute(request.program, arguments)
 
 
+def _warn_and_execute(error: LinkError, program: str, arguments: list[str]) -> NoReturn:
+    error.with_note("the program starts the plain way, under the system's linker")
+    print(replace(error.diagnostic, severity=Severity.WARNING), file=sys.stderr)
+    _execute(program, arguments)
+
+
 def _execute(path: str, arguments: list[str]) -> NoReturn:
+    try:
+        _replace_process(path, arguments)
+    except OSError as error:
+        raise _cannot_execute(path, error) from None
+
+
+def _cannot_execute(path: str, error: OSError) -> LinkError:
+    return LinkError(
+        "start/exec",
+        f"cannot execute: {error.strerror}",
+        place=Place(path),
+        help="check the file's permissions, its format and whether its file system is `noexec`",
+    )
+
+
+def _replace_process(path: str, arguments: list[str]) -> NoReturn:
     """Exec as whoever started us would have: Python's own changes of the process are undone."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it is where the descriptor was closed at start
             stream.flush()
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    try:
-        os.execve(path, arguments, _environment())
-    except OSError as error:
-        raise LinkError(
-            "start/exec",
-            f"cannot execute: {error.strerror}",
-            place=Place(path),
-            help="check the file's permissions and its format",
-        ) from None
+    os.execve(path, arguments, _environment())
 
 
 def _environment() -> dict[bytes, bytes]:

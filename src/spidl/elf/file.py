@@ -19,12 +19,9 @@ from spidl.elf.constants import (
     DF,
     DF_1,
     DT,
-    GNU_PROPERTY_X86_FEATURE_1_AND,
-    GNU_PROPERTY_X86_ISA_1_NEEDED,
     PAGE,
     PF,
     PT,
-    VER_FLG_BASE,
 )
 from spidl.elf.dynamic import Dynamic, read_dynamic
 from spidl.elf.header import Header, parse_header, parse_loads
@@ -340,11 +337,6 @@ class ElfFile:
         """Index in .gnu.version to version; see `index_versions`."""
         return index_versions(self.verdefs, self.verneeds)
 
-    @property
-    def base_version(self) -> VersionDef | None:
-        """The definition that names the file itself."""
-        return next((d for d in self.verdefs if d.flags & VER_FLG_BASE), None)
-
     # Relocations
 
     @cached_property
@@ -380,13 +372,3 @@ class ElfFile:
     def properties(self) -> dict[int, bytes]:
         """The GNU properties, type to data."""
         return read_properties(self.reader, self.notes)
-
-    @property
-    def isa_needed(self) -> int:
-        """GNU_PROPERTY_X86_ISA_1_NEEDED: the x86-64 levels the code needs, as bits."""
-        return int.from_bytes(self.properties.get(GNU_PROPERTY_X86_ISA_1_NEEDED, b""), "little")
-
-    @property
-    def features_1(self) -> int:
-        """GNU_PROPERTY_X86_FEATURE_1_AND: IBT (bit 0) and SHSTK (bit 1)."""
-        return int.from_bytes(self.properties.get(GNU_PROPERTY_X86_FEATURE_1_AND, b""), "little")

@@ -117,10 +117,6 @@ class Dso:
         return self._bias
 
     @property
-    def is_loaded(self) -> bool:
-        return self._bias is not None
-
-    @property
     def start(self) -> int:
         """First address of its span."""
         return self.bias + self.file.span[0]

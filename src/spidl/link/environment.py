@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -21,14 +20,6 @@ class Environment:
 
     variables: Mapping[str, str] = field(default_factory=dict)
     folder: str = "/"
-
-    @classmethod
-    def current(cls) -> Environment:
-        try:
-            folder = os.getcwd()
-        except FileNotFoundError:
-            folder = "/"
-        return cls(dict(os.environ), folder)
 
     @property
     def steering(self) -> dict[str, str]:

@@ -36,7 +36,7 @@ from spidl.link.phases import (
 )
 from spidl.link.pipeline import Pipeline, Registered
 from spidl.link.space import AddressSpace, Placement, Protect, Provenance
-from spidl.link.symbols import Bindings, Definition, Exports, Requests, version_of
+from spidl.link.symbols import Bindings, Definition, Exports, Requests
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -202,7 +202,7 @@ class Link:
             return None
 
     def add(self, need: Need | MemoryObject, *, in_scope: bool = True) -> Dso:
-        """Add an object in post-collect, at the end of the scope; sealed after that.
+        """Add an object in post-collect, in scope behind what is preloaded; sealed after that.
 
         Raises `LinkError` ``collect/sealed``.
         """
@@ -216,7 +216,14 @@ class Link:
             )
         # Out of scope are parts of the system's linker, which it needs not be shown.
         module = self.by.module if in_scope else None
-        return self._add(need, self.root, in_scope=in_scope, made_by=module)
+        count = len(self.objects)
+        dso = self._add(need, self.root, in_scope=in_scope, made_by=module)
+        if in_scope and dso.number >= count:
+            # ld.so is shown it as a preload, and those come first.
+            self.main.members.remove(dso)
+            added = [m for m in self.main.members[1:] if m.made_by is not None]
+            self.main.members.insert(1 + len(added), dso)
+        return dso
 
     def resolve(self, requests: Requests) -> Bindings:
         """Bind a batch of symbols; the answers are kept for explain."""
@@ -235,14 +242,6 @@ class Link:
         and ``link/too-early`` before load.
         """
         return self._mediator.definition(dso, name, version)
-
-    def others_that_define(self, name: str) -> list[tuple[str, str]]:
-        """(object, version) of every object that defines a name at all: for error messages."""
-        return [
-            (dso.name, version_of(dso, symbol) or "none")
-            for dso in self.objects
-            for symbol in self._mediator.symbols_named(dso, name)
-        ]
 
     @property
     def by(self) -> Provenance:

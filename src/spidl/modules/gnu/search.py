@@ -106,22 +106,25 @@ def _in_folders(name: str, folders: list[str], link: Link) -> str | None:
         for level in supported_levels():
             if link.exists(f"{folder}/glibc-hwcaps/{level}"):
                 path = f"{folder}/glibc-hwcaps/{level}/{name}"
-                if link.exists(path) and _fits(path):
+                if link.exists(path) and _fits(path, link):
                     return path
         assert link.root.file.interp is not None
         for legacy in legacy_subfolders(link.root.file.interp):
             if link.exists(f"{folder}/{legacy}"):
                 path = f"{folder}/{legacy}/{name}"
-                if link.exists(path) and _fits(path):
+                if link.exists(path) and _fits(path, link):
                     return path
         path = f"{folder}/{name}"
-        if link.exists(path) and _fits(path):
+        if link.exists(path) and _fits(path, link):
             return path
     return None
 
 
-def _fits(path: str) -> bool:
-    """Whether ld.so would take this file: one of another class or machine is passed over."""
+def _fits(path: str, link: Link) -> bool:
+    """Whether ld.so would take this file: one of another class or machine is passed over.
+
+    It may be replaced by one that fits: what is passed over becomes an input of the link.
+    """
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
@@ -131,7 +134,10 @@ def _fits(path: str) -> bool:
             os.close(descriptor)
     except OSError:
         return False
-    return not head.startswith(b"\x7fELF") or (head[4:5] == b"\x02" and head[18:20] == b"\x3e\0")
+    if head.startswith(b"\x7fELF") and (head[4:5] != b"\x02" or head[18:20] != b"\x3e\0"):
+        link.read_input(path)
+        return False
+    return True
 
 
 def _cached(name: str, dso: Dso, link: Link) -> str | None:
@@ -139,7 +145,7 @@ def _cached(name: str, dso: Dso, link: Link) -> str | None:
         data = link.read_input(CACHE_PATH)
         link.facts[_CACHE] = {} if data is None else parse_cache(data, supported_levels())
     path = link.facts[_CACHE].get(name)
-    if path is None or not link.exists(path) or not _fits(path):
+    if path is None or not link.exists(path) or not _fits(path, link):
         return None
     if dso.file.flags_1 & DF_1.NODEFLIB:
         assert link.root.file.interp is not None

@@ -29,7 +29,9 @@ from spidl.api import (
     Refusal,
     Requests,
     Versioning,
+    name_hash,
     relocation_name,
+    version_of,
 )
 
 Table = npt.NDArray[np.void]
@@ -130,11 +132,14 @@ def make_requests(dso: Dso, link: Link, symbols: I64, lookup: npt.NDArray[np.uin
 
 
 def _apply(batch: Batch, recipe: Recipe, number: int) -> None:
-    link, bindings = batch.link, batch.bindings
+    dso, link, bindings = batch.dso, batch.link, batch.bindings
     if recipe.uses_symbol:
-        undefined = (batch.provider < 0) & ~bindings.weak_or_answered[batch.row]
-        if undefined.any():
-            batch = _without_undefined(batch, undefined, number)
+        unbound = (batch.provider < 0) & (bindings.owner[batch.row] < 0)
+        if number == R.JUMP_SLOT and _may_wait(dso, link):
+            batch = _left_lazy(batch, unbound)
+        elif (unbound & ~bindings.requests.weak[batch.row]).any():
+            undefined = unbound & ~bindings.requests.weak[batch.row]
+            raise undefined_symbol(batch, int(np.flatnonzero(undefined)[0]), number)
     owner = bindings.owner[batch.row] if recipe.uses_symbol else None
     for words in recipe.apply(batch):
         deferred = words.deferred
@@ -160,22 +165,45 @@ def _apply(batch: Batch, recipe: Recipe, number: int) -> None:
         link.space.defer(words.addresses[deferred], functions[deferred], link.by, reason)
 
 
-def _without_undefined(batch: Batch, undefined: npt.NDArray[np.bool_], number: int) -> Batch:
-    """Leave PLT slots that may stay lazy; anything else undefined is an error."""
+def _may_wait(dso: Dso, link: Link) -> bool:
+    """Whether an undefined PLT symbol of an object may wait until it is called."""
+    now = dso.file.bind_now or bool(link.environment.variables.get("LD_BIND_NOW"))
+    return link.facts.get(LAZY, True) and not now
+
+
+def _left_lazy(batch: Batch, unbound: npt.NDArray[np.bool_]) -> Batch:
+    """Leave slots to the run-time linker: a later dlopen may define the symbol, weak or not.
+
+    Such a slot leads back into its own PLT entry: the file's word, moved by the bias.  It is
+    owned, since with LD_BIND_NOW ld.so writes 0 there for a weak symbol.
+    """
+    if not unbound.any():
+        return batch
     link, dso = batch.link, batch.dso
-    lazy = number == R.JUMP_SLOT and not dso.file.bind_now
-    lazy = lazy and link.facts.get(LAZY, True) and not link.environment.variables.get("LD_BIND_NOW")
-    if not lazy:
-        raise undefined_symbol(batch, int(np.flatnonzero(undefined)[0]), number)
-    # A lazy slot leads back into its own PLT entry: the file's word, moved by the bias.
-    places = batch.P[undefined]
+    places = batch.P[unbound]
     link.space.write(
-        places, link.space.read_words(places, link.by) + batch.B, link.by,
-        table=batch.table, source=batch.index[undefined],
-    )  # fmt: skip
-    keep = ~undefined
+        places,
+        link.space.read_words(places, link.by) + batch.B,
+        link.by,
+        table=batch.table,
+        source=batch.index[unbound],
+        owner=np.zeros(len(places), np.int64),
+        owners=[link.by.module],
+    )
+    keep = ~unbound
     return Batch(link, dso, batch.table, batch.index[keep], batch.P[keep], batch.A[keep],
                  batch.bindings, batch.row[keep])  # fmt: skip
+
+
+def _definitions(name: str, link: Link) -> list[tuple[str, str]]:
+    """(object, version) of every object that defines a name at all."""
+    wanted = np.uint64(name_hash(name.encode(errors="surrogateescape")))
+    return [
+        (dso.name, version_of(dso, int(symbol)) or "none")
+        for dso in link.objects
+        if (table := link.exports(dso)) is not None
+        for symbol in table.symbol[table.hash == wanted]
+    ]
 
 
 def undefined_symbol(batch: Batch, i: int, number: int) -> LinkError:
@@ -184,7 +212,7 @@ def undefined_symbol(batch: Batch, i: int, number: int) -> LinkError:
     request = requests.request(int(batch.row[i]))
     name = request.name if request.version is None else f"{request.name}@{request.version}"
     vaddr = int(batch.P[i]) - dso.bias
-    others = link.others_that_define(request.name)
+    others = _definitions(request.name, link)
     notes = [f"searched: {', '.join(m.name for m in dso.namespace.members)} "
              f"(namespace `{dso.namespace}`)"]  # fmt: skip
     notes += [f"{other} defines it, under the version {version}" for other, version in others]

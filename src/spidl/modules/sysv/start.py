@@ -41,6 +41,7 @@ def start(dso: Dso, link: Link) -> list[Action]:
             CallStore(int(function), int(address))
             for address, function in zip(deferred.addresses, deferred.functions, strict=True)
         ]
+    actions += [Call(function) for function in _array(dso, dso.file.preinit_array, link)]
     for other in dependency_order(link.objects):
         if other is dso:
             continue  # it runs its own (crt1.o)
@@ -50,11 +51,15 @@ def start(dso: Dso, link: Link) -> list[Action]:
 
 def constructors(dso: Dso, link: Link) -> list[int]:
     """Addresses of DT_INIT and the entries of DT_INIT_ARRAY, in order."""
-    found = [] if dso.file.init is None else [dso.bias + dso.file.init]
-    if dso.file.init_array is not None:
-        vaddr, size = dso.file.init_array
-        first = np.uint64(dso.bias + vaddr)
-        places = first + np.arange(0, size & -8, 8, dtype=np.uint64)
-        words = link.space.read_words(places, link.by)
-        found += [int(word) for word in words if word not in (0, 2**64 - 1)]
-    return found
+    first = [] if dso.file.init is None else [dso.bias + dso.file.init]
+    return first + _array(dso, dso.file.init_array, link)
+
+
+def _array(dso: Dso, table: tuple[int, int] | None, link: Link) -> list[int]:
+    """The functions in a table of them, (vaddr, bytes)."""
+    if table is None:
+        return []
+    vaddr, size = table
+    places = np.uint64(dso.bias + vaddr) + np.arange(0, size & -8, 8, dtype=np.uint64)
+    words = link.space.read_words(places, link.by)
+    return [int(word) for word in words if word not in (0, 2**64 - 1)]

@@ -16,10 +16,12 @@ from spidl.link.actions import Anchor, SetThread, ThreadCall, Word
 from spidl.link.link import Link
 from spidl.link.memory import U64, Memory, among
 from spidl.link.runtime import Runtime
-from spidl.link.space import page_up
+from spidl.link.space import CopyRun, page_up
 from spidl.targets.exec.capture import capture
+from spidl.targets.exec.cpu import time_stamp
 from spidl.targets.exec.differ import Unexplained, differing, explain, memories_of, same_shape
 from spidl.targets.exec.oracle import compare
+from spidl.targets.exec.owned import ARCH_SET_FS, mirror_owned, module_mappings, thread_pointer
 from spidl.targets.exec.shown import ShellFolder, Shown, place, preload_variable, show
 from spidl.targets.exec.snapshot import CapturePlan, Snapshot
 
@@ -28,6 +30,8 @@ _ARGUMENTS = ((), ("one",), ("two", "3"))
 _STACKS = (8 << 20, 9 << 20, 12 << 20)
 """Each run has another environment, argument count and stack limit, so that words which follow
 one of them show it."""
+_MOST_CLOCKS = 4
+"""glibc 2.31 to 2.41 have two or three."""
 _ARENA_GAP = 1 << 16
 
 
@@ -47,10 +51,12 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
     with ShellFolder() as folder:
         shown = show(link, runtime, folder)
         plans = _plans(link, runtime, shown)
+        began = time_stamp()
         first, second = capture(plans[0]), capture(plans[1])
         _check_objects(link, first)
         slots_bound = runtime.now_variable is None or not _lazy_slots(link)
         third = capture(plans[2] if slots_bound else plans[3])
+    span = (began, time_stamp())
     runs = (first, second, third)
     if not same_shape(runs):
         raise Refusal(
@@ -61,21 +67,29 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
         )
     memories = memories_of(runs)
     compare(link, runtime.linker, memories[2], slots_bound=slots_bound)
-    memory = memories[0].copy()
+    own = [(m.start, m.initial()) for m in module_mappings(link)]
+    memory = Memory([*memories[0].copy().blocks, *own])
     link.space.apply(memory)
     words = _deferred_words(link, memory, memories, runs, slots_bound=slots_bound)
     written = _written(link)
     _restore_linker(link, runtime, memory, memories[0])
-    words += _start_words(link, runtime, memory, runs, memories, written)
-    calls = tuple(
-        SetThread(record.call, record.arguments)
-        for record in first.calls
-        if record.call is not ThreadCall.ARCH_PRCTL or record.arguments[0] == _ARCH_SET_FS
-    )
+    calls = _set_up_calls(link, first)
+    mirror_owned(link, memory, thread_pointer(calls))
+    words += _start_words(link, runtime, memory, runs, memories, written, span, slots_bound)
     return Adopted(first, memory, tuple(sorted(words, key=lambda w: w.address)), calls, shown)
 
 
-_ARCH_SET_FS = 0x1002
+def _set_up_calls(link: Link, snapshot: Snapshot) -> tuple[SetThread, ...]:
+    """The calls that boot makes again; Refusal ``adopt/unknown-set-up`` for one it cannot."""
+    for record in snapshot.calls:
+        if record.call is ThreadCall.ARCH_PRCTL and record.arguments[0] != ARCH_SET_FS:
+            raise Refusal(
+                "adopt/unknown-set-up",
+                f"the system's linker calls arch_prctl({record.arguments[0]:#x}) for a thread",
+                place=Place(link.root.path),
+                help="such as for shadow stacks; the program is left to it",
+            )
+    return tuple(SetThread(record.call, record.arguments) for record in snapshot.calls)
 
 
 def _plans(link: Link, runtime: Runtime, shown: Shown) -> list[CapturePlan]:
@@ -173,8 +187,9 @@ def _deferred_words(
 
 def _written(link: Link) -> U64:
     """In order: every address that our passes wrote, and those that they left to the process."""
-    parts = [w.addresses & np.uint64(2**64 - 8) for w in link.space.writes
-             if hasattr(w, "addresses")]  # fmt: skip
+    parts = [
+        w.addresses & np.uint64(2**64 - 8) for w in link.space.writes if not isinstance(w, CopyRun)
+    ]
     parts += [d.addresses for d in link.space.deferred]
     # The parts are runs in ascending order, which a stable sort only merges.
     return np.sort(np.concatenate(parts), kind="stable") if parts else np.zeros(0, np.uint64)
@@ -183,11 +198,12 @@ def _written(link: Link) -> U64:
 def _restore_linker(link: Link, runtime: Runtime, memory: Memory, lazy: Memory) -> None:
     """The run-time linker's own memory, and copies of its data, stay as it left them."""
     linker = runtime.linker
-    for (start, data), (_, original) in zip(memory.blocks, lazy.blocks, strict=True):
-        if linker.start <= start < linker.end and data is not original:
-            data[:] = original
+    blocks = dict(lazy.blocks)
+    for start, data in memory.blocks:
+        if linker.start <= start < linker.end and data is not blocks[start]:
+            data[:] = blocks[start]
     for write in link.space.writes:
-        if not hasattr(write, "addresses") and write.origin:
+        if isinstance(write, CopyRun) and write.origin:
             content = lazy.read_bytes(write.address, len(write.content))
             memory.write_bytes(write.address, content)
 
@@ -199,6 +215,8 @@ def _start_words(
     runs: tuple[Snapshot, ...],
     memories: list[Memory],
     written: U64,
+    span: tuple[int, int],
+    slots_bound: bool,
 ) -> list[Word]:
     """Words that follow an anchor; Refusal ``adopt/unexplained`` for any that follows none."""
     rseq = [(r.arguments[0], r.arguments[1]) for r in runs[0].calls if r.call is ThreadCall.RSEQ]
@@ -217,7 +235,7 @@ def _start_words(
             continue
         column = [int(v[row]) for v in values]
         found = explain(address, column, anchors)
-        if found is None and column[0] == column[1]:
+        if found is None and column[0] == column[1] and slots_bound:
             continue  # the third run binds slots at once; the lazy runs agree
         if found is None:
             found = explain(address, column[:2], anchors[:2])
@@ -225,24 +243,23 @@ def _start_words(
             unexplained.append(Unexplained(address, tuple(column)))
         else:
             words += found
-    unexplained = [u for u in unexplained if not _is_clock(u, runtime)]
-    if unexplained:
+    clocks = [u for u in unexplained if _is_clock(u, runtime, span)]
+    if len(clocks) > _MOST_CLOCKS or len(clocks) < len(unexplained):
         raise _refuse(link, unexplained)
     return words
 
 
-def _is_clock(word: Unexplained, runtime: Runtime) -> bool:
-    """Whether a word of the linker's own data is a time-stamp counter or a span of one.
+def _is_clock(word: Unexplained, runtime: Runtime, span: tuple[int, int]) -> bool:
+    """Whether a word of the linker's own data is a time-stamp counter or a duration in its ticks.
 
     glibc's rtld.c measures its own start (for LD_DEBUG=statistics) with rdtsc, and nothing reads
-    those words later.  Counters grow from run to run; spans are far below a second's cycles.
+    those words later.  ``span`` is the counter before the first run and after the last.
     """
     if not runtime.linker.start <= word.address < runtime.linker.end:
         return False
+    began, ended = span
     a, b, c = word.values
-    growing = a < b < c and c - a < 1 << 40
-    short = all(0 < value < 1 << 36 for value in word.values)
-    return growing or short
+    return began < a < b < c < ended or all(0 < value < ended - began for value in word.values)
 
 
 def _reset_rseq(memory: Memory, address: int, size: int) -> None:

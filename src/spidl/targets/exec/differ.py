@@ -20,16 +20,18 @@ from spidl.link.memory import U8, U64, Memory, is_zeros
 from spidl.targets.exec.snapshot import Anchors, Region, Snapshot
 
 _MASK = 2**64 - 1
-_POINTERS: tuple[tuple[Anchor, Callable[[Anchors], int]], ...] = (
+_POINTERS: tuple[tuple[Anchor, Callable[[Anchors], int], int, int], ...] = (
+    # Anchor, its value, and the least and greatest distance in bytes at which a word follows it:
+    # before the path of AT_EXECFN lies the environment, whose pointers follow none of these.
     # Most particular first: argv lies at a fixed distance from the stack pointer, not conversely.
-    (Anchor.VDSO, lambda a: a.vdso),
-    (Anchor.RANDOM, lambda a: a.random_address),
-    (Anchor.PLATFORM, lambda a: a.platform),
-    (Anchor.EXECFN, lambda a: a.execfn),
-    (Anchor.AUXV, lambda a: a.auxv),
-    (Anchor.ENVP, lambda a: a.envp),
-    (Anchor.STACK, lambda a: a.stack),
-    (Anchor.BRK, lambda a: a.brk),
+    (Anchor.VDSO, lambda a: a.vdso, 0, 1 << 20),
+    (Anchor.RANDOM, lambda a: a.random_address, 0, 15),
+    (Anchor.PLATFORM, lambda a: a.platform, 0, 15),
+    (Anchor.EXECFN, lambda a: a.execfn, 0, 1 << 12),
+    (Anchor.AUXV, lambda a: a.auxv, 0, 1 << 10),
+    (Anchor.ENVP, lambda a: a.envp, -8, 1 << 10),
+    (Anchor.STACK, lambda a: a.stack, -(1 << 16), 1 << 10),
+    (Anchor.BRK, lambda a: a.brk, 0, 0),
 )
 _NUMBERS: tuple[tuple[Anchor, Callable[[Anchors], int]], ...] = (
     (Anchor.THREAD, lambda a: a.thread),
@@ -38,8 +40,6 @@ _NUMBERS: tuple[tuple[Anchor, Callable[[Anchors], int]], ...] = (
 )
 _RANDOM_MASKS = (_MASK, _MASK & ~0xFF, _MASK & ~0xFF00)
 """The whole word, glibc's canary (lowest byte 0), musl's (second byte 0)."""
-_FAR = 1 << 30
-"""A pointer into the stack or the vDSO lies within this many bytes of its anchor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +83,14 @@ def explain(address: int, values: Sequence[int], anchors: Sequence[Anchors]) -> 
 
 
 def _follow(values: Sequence[int], anchors: Sequence[Anchors]) -> tuple[Anchor, int] | None:
-    for anchor, of in _POINTERS:
+    for anchor, of, least, most in _POINTERS:
         if not all(of(a) for a in anchors):
             continue
         distances = {(value - of(a)) & _MASK for value, a in zip(values, anchors, strict=True)}
         if len(distances) == 1:
             distance = distances.pop()
             signed = distance - (1 << 64) if distance >> 63 else distance
-            if abs(signed) < _FAR:
+            if least <= signed <= most:
                 return anchor, signed
     number = _follow_number(values, anchors)
     if number is not None:

@@ -30,6 +30,7 @@ def compare(link: Link, linker: Dso, theirs: Memory, *, slots_bound: bool) -> No
         checked = np.flatnonzero(write.owner < 0)
         if len(skip):
             checked = checked[~among(write.addresses[checked], skip)]
+        checked = checked[theirs.holds(write.addresses[checked], write.width)]  # else a module's
         addresses = write.addresses[checked]
         found = theirs.read_words(addresses, write.width)
         mask = np.uint64(2 ** (8 * write.width) - 1)

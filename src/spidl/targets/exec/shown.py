@@ -14,6 +14,7 @@ from typing import Self
 
 import numpy as np
 
+from spidl.diagnostics import Refusal
 from spidl.elf import ElfFile
 from spidl.elf.build import build_dso
 from spidl.link.dso import Dso
@@ -43,8 +44,15 @@ class Shown:
     shells: tuple[Shell, ...]
 
     def shell_at(self, address: int) -> Shell:
-        """The shell that covers an address."""
-        return next(s for s in self.shells if s.placement.start <= address < s.placement.end)
+        """The shell that covers an address.  Refusal ``adopt/unknown-file``."""
+        for shell in self.shells:
+            if shell.placement.start <= address < shell.placement.end:
+                return shell
+        raise Refusal(
+            "adopt/unknown-file",
+            f"a file that is no object of the link is mapped at {address:#x} before the start",
+            help="an IFUNC resolver maps it; the program is left to the system's linker",
+        )
 
 
 def place(dso: Dso) -> Placement:

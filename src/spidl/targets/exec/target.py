@@ -31,8 +31,8 @@ from spidl.targets.exec.boot import load_boot
 from spidl.targets.exec.entries import rewrite
 from spidl.targets.exec.guards import input_checks, machine_checks
 from spidl.targets.exec.origin import find_debug, origin_field
+from spidl.targets.exec.owned import module_mappings, module_protections
 from spidl.targets.exec.selfexe import answer_for_program, refuse_own_way
-from spidl.targets.exec.writer import encode_image, write_whole
 
 _EXTRA_ROOM = 1 << 20
 """Bytes between the last mapping and boot's code, for strings and thunks."""
@@ -54,13 +54,6 @@ def build_image(link: Link, layout: Layout = Layout.SHARED) -> LinkedImage:
     if RUNTIME in link.facts:
         return _adopted_image(link, adopt(link, link.facts[RUNTIME]), layout)
     return _direct_image(link, layout)
-
-
-def write_image(image: LinkedImage, path: str) -> int:
-    """Write the image whole or not at all; gives its size in bytes."""
-    content = encode_image(image)
-    write_whole(path, content)
-    return len(content)
 
 
 def _refuse_privileged(link: Link) -> None:
@@ -99,7 +92,11 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     boot_at = extra + _EXTRA_ROOM
     strings = strings.ljust((len(strings) + 15) & -16, b"\0")
     answers = answer_for_program(link, memory, extra + len(strings), load_boot(), boot_at)
-    pages = [Pages(start, data, snapshot.protection(start)) for start, data in memory.blocks]
+    added = {m.start: m.protection for m in module_mappings(link)}
+    pages = [
+        Pages(start, data, added[start] if start in added else snapshot.protection(start))
+        for start, data in memory.blocks
+    ]
     pages += copied
     files, pages = rewrite(files, pages, answers.entries, link)
     if strings or answers.code:
@@ -123,6 +120,7 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     if adopted.words:
         actions.append(Patch(adopted.words))
     actions += protects
+    actions += module_protections(link)
     actions += adopted.calls
     actions += link.actions
     mapped = {file.path.decode(errors="surrogateescape") for file in files}
