@@ -63,7 +63,7 @@ def make_root(suite: str, fresh: bool) -> Path:
         return root
     if shutil.which("debootstrap") is None:
         raise SystemExit("survey: debootstrap is missing: apt-get install debootstrap")
-    shutil.rmtree(root, ignore_errors=True)
+    remove_root(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     log = root.parent / f"{suite}.log"
     print(f"making a root of {suite} in {root} (log: {log})", flush=True)
@@ -78,6 +78,15 @@ def make_root(suite: str, fresh: bool) -> Path:
         )
     stamp.write_text("\n".join(PACKAGES))
     return root
+
+
+def remove_root(root: Path) -> None:
+    """Delete a root, unless something is mounted in it: a bind mount's content is not the root's."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+        inside = [line.split()[4] for line in mounts if line.split()[4].startswith(f"{root}/")]
+    if inside:
+        raise SystemExit(f"survey: {inside[0]} is mounted in the old root: umount it first")
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def copy_project(root: Path) -> None:
