@@ -81,7 +81,7 @@ def make_root(suite: str, fresh: bool) -> Path:
 
 
 def remove_root(root: Path) -> None:
-    """Delete a root, unless something is mounted in it: a bind mount's content is not the root's."""
+    """Delete a root, unless something is mounted in it, whose content is not the root's."""
     with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
         inside = [line.split()[4] for line in mounts if line.split()[4].startswith(f"{root}/")]
     if inside:
