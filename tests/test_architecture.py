@@ -22,7 +22,7 @@ LONG_FILES: dict[str, str] = {}
 ALLOWED = {
     "elf": ("spidl.elf", "spidl.diagnostics"),
     "link": ("spidl.link", "spidl.elf", "spidl.diagnostics"),
-    "targets": ("spidl.targets", "spidl.link", "spidl.elf", "spidl.diagnostics"),
+    "targets": ("spidl.targets", "spidl.link", "spidl.elf", "spidl.files", "spidl.diagnostics"),
     "testing": (
         "spidl.testing", "spidl.modules", "spidl.link", "spidl.elf", "spidl.diagnostics",
     ),

@@ -89,13 +89,13 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def _images(request: Request, folder: str) -> Iterator[Way]:
-    from spidl.targets.exec.writer import write_whole
+    from spidl.targets.exec.writer import write_image
 
     for layout, name in (("shared", "image, shared"), ("copy", "image, copied")):
         path = os.path.join(folder, layout)
         began = time.perf_counter()
         content, _ = build(replace(request, layout=layout))
-        write_whole(path, content)
+        write_image(path, content)
         yield Way(name, path, time.perf_counter() - began, len(content))
 
 

@@ -22,10 +22,10 @@ def build(options: argparse.Namespace) -> int:
                       tuple(options.settings))  # fmt: skip
     began = time.perf_counter()
     content, link = link_and_encode(request)
-    from spidl.targets.exec.writer import write_whole  # numpy, which the link has imported
+    from spidl.targets.exec.writer import write_image  # numpy, which the link has imported
 
     _spare_inputs(options.output, link)
-    write_whole(options.output, content)
+    write_image(options.output, content)
     seconds = time.perf_counter() - began
     print(
         f"{options.output}: {os.path.basename(program)} with {len(link.objects) - 1} libraries, "

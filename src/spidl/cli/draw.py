@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from spidl.cli.tables import plain
 from spidl.diagnostics import LinkError, Place
+from spidl.files import write_whole
 
 if TYPE_CHECKING:
     from spidl.cli.tree import Node
@@ -100,11 +100,10 @@ def _text(text: str) -> str:
     return escape(plain(text), {'"': "&quot;"})
 
 
-def write_whole(path: str, text: str) -> None:
+def write_drawing(path: str, text: str) -> None:
     """Write a text file whole or not at all.  Raises `LinkError` ``cli/cannot-write``."""
     content = text.encode()
     path = os.path.realpath(path)
-    temporary = None
     try:
         if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
             with open(path, "wb") as device:  # /dev/stdout, a pipe: not to be replaced
@@ -112,14 +111,8 @@ def write_whole(path: str, text: str) -> None:
             return
         mask = os.umask(0)
         os.umask(mask)
-        descriptor, temporary = tempfile.mkstemp(prefix=".spidl-", dir=os.path.dirname(path))
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(descriptor, 0o666 & ~mask)
-        os.replace(temporary, path)
+        write_whole(path, content, 0o666 & ~mask)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise LinkError(
             "cli/cannot-write",
             f"cannot write the drawing: {error.strerror}",

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from spidl.cli.draw import draw, write_whole
+from spidl.cli.draw import draw, write_drawing
 from spidl.cli.reading import request_of
 from spidl.cli.tables import BOLD, DIM, RED, libraries, paint, plain, write, write_json
 from spidl.diagnostics import LinkError, Place
@@ -123,7 +123,7 @@ def tree(options: argparse.Namespace) -> int:
         failure = _failure_of(make_link(request)) or failure
     root = _node(link.root, survey)
     if options.output is not None:
-        write_whole(options.output, draw(root, f"Libraries of {link.root.path}"))
+        write_drawing(options.output, draw(root, f"Libraries of {link.root.path}"))
     if options.json:
         write_json(_json(link, survey, failure))
     elif options.output is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_answers import Command
 
-from spidl.cli.draw import draw, write_whole
+from spidl.cli.draw import draw, write_drawing
 from spidl.cli.tree import Node
 from spidl.diagnostics import LinkError
 
@@ -143,7 +143,7 @@ def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(LinkError) as caught:
-        write_whole(str(target), "new")
+        write_drawing(str(target), "new")
     assert caught.value.code == "cli/cannot-write"
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]

@@ -6,7 +6,6 @@ page-cache folios made piecewise cost a fifth more page faults at start.
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from spidl.diagnostics import LinkError, Place, Refusal
 from spidl.elf import DT, DYN, EHDR, ET, PHDR, PT
+from spidl.files import write_whole
 from spidl.link.actions import Action, Protect, Protection, TableFlag
 from spidl.link.image import LinkedImage, Pages
 from spidl.link.memory import is_zeros
@@ -251,32 +251,14 @@ def _protection(flags: int) -> Protection:
     return Protection((flags >> 2 & 1) | (flags & 2) | (flags & 1) << 2)
 
 
-def write_whole(path: str, content: bytes | bytearray) -> None:
-    """Write an executable file whole or not at all, readable by its owner only.
+def write_image(path: str, content: bytes | bytearray) -> None:
+    """Write an image whole or not at all, for its owner only.
 
     Raises `LinkError` ``exec/cannot-write``.
     """
-    folder = os.path.dirname(os.path.abspath(path))
-    temporary = None
     try:
-        if os.path.isdir(path):
-            raise IsADirectoryError(21, "is a folder")
-        if os.path.exists(path) and not os.path.isfile(path):
-            # Replacing /dev/null by an image would break the machine.
-            raise OSError(22, "not a regular file")
-        temporary = os.path.join(folder, f".spidl-{os.urandom(8).hex()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            view = memoryview(content)
-            while len(view):
-                view = view[os.write(descriptor, view) :]
-            os.fchmod(descriptor, stat.S_IRWXU)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
+        write_whole(path, content, stat.S_IRWXU)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise LinkError(
             "exec/cannot-write",
             f"cannot write the image: {error.strerror}",
