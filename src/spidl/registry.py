@@ -6,6 +6,7 @@ Installed does not mean enabled: only what the user's list names is loaded.
 from __future__ import annotations
 
 import dataclasses
+import importlib.machinery
 import importlib.util
 import inspect
 import os
@@ -13,6 +14,7 @@ import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from spidl.diagnostics import LinkError, Place
@@ -155,6 +157,13 @@ def _class_of(spec: str) -> type[Module]:
     return kind
 
 
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Compiles each time: a .pyc is taken for the file's own if an edit keeps size and second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _class_in_file(path: str, chosen: str) -> type[Module]:
     if not os.path.isfile(path):
         raise LinkError(
@@ -162,13 +171,13 @@ def _class_in_file(path: str, chosen: str) -> type[Module]:
             help="give the path of a Python file that defines a spidl.api.Module",
         )  # fmt: skip
     name = os.path.basename(path).removesuffix(".py").replace("-", "_")
-    specification = importlib.util.spec_from_file_location(f"spidl_user_{name}", path)
-    assert specification is not None, "a .py file has a loader"
-    assert specification.loader is not None, "a .py file has a loader"
+    loader = _FromSource(f"spidl_user_{name}", path)
+    specification = importlib.util.spec_from_loader(loader.name, loader)
+    assert specification is not None, "it has a loader"
     loaded = importlib.util.module_from_spec(specification)
     sys.modules[loaded.__name__] = loaded  # where dataclasses and type hints look for names
     try:
-        specification.loader.exec_module(loaded)
+        loader.exec_module(loaded)
     except (Exception, SystemExit) as error:
         del sys.modules[loaded.__name__]
         raise _broken(path, error) from error
