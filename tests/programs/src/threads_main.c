@@ -119,8 +119,9 @@ static int cancel(int argc, char **argv) {
   sem_init(&semaphore, 0, 0);
   pthread_create(&thread, NULL, wait_forever, NULL);
   sem_wait(&semaphore);
-  FACT("cancel %d", pthread_cancel(thread));
-  pthread_join(thread, &result);
+  int failed = pthread_cancel(thread);
+  pthread_join(thread, &result); /* The thread writes, too. */
+  FACT("cancel %d", failed);
   FACT("cancelled %d", result == PTHREAD_CANCELED);
   return 0;
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from spidl.diagnostics import LinkError, Place
 from spidl.targets.exec import ptrace
 from spidl.targets.exec.child import Child
-from spidl.targets.exec.proc import read_vmas
+from spidl.targets.exec.proc import program_break, read_vmas
 from spidl.targets.exec.setup import SYS_MREMAP
 from spidl.targets.exec.snapshot import Anchors, CapturePlan, Placement, Vma
 
@@ -53,7 +53,7 @@ def prepare(child: Child) -> Entry:
     vmas = read_vmas(pid)
     anchors, vdso = _read_anchors(child, vmas, registers[ptrace.RSP])
     moves = _moves(plan, anchors.auxv_values)
-    _check_room(plan, vmas, moves)
+    _check_room(plan, vmas, moves, program_break(pid))
     syscall = _find_syscall(child, vmas, vdso, anchors.vdso)
     start = registers[ptrace.RIP]
     for placement, delta in moves:
@@ -156,12 +156,17 @@ def _moves(plan: CapturePlan, auxv: dict[int, int]) -> list[tuple[Placement, int
 
 
 def _check_room(
-    plan: CapturePlan, vmas: Sequence[Vma], moves: Sequence[tuple[Placement, int]]
+    plan: CapturePlan, vmas: Sequence[Vma], moves: Sequence[tuple[Placement, int]], brk: int
 ) -> None:
-    """Nothing may lie where something is to come, not even what is about to leave that place."""
+    """Nothing may lie where something is to come, not even what is about to leave that place.
+
+    The break neither: the kernel would call [heap] what lies around it.
+    """
     wanted = [(placement.start, placement.end) for placement, _ in moves]
     wanted += [(library.start, library.end) for library in plan.libraries]
     wanted.append((plan.arena, plan.arena + _ARENA_ROOM))
+    if any(start <= brk <= end for start, end in wanted):
+        raise Collision(f"the break at {brk:#x}")
     for vma in vmas:
         low = vma.start - _STACK_ROOM if vma.path == "[stack]" else vma.start
         if any(start < vma.end and low < end for start, end in wanted):
