@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import missing
+
 from .attack import (
     NOBODY,
     as_nobody,
@@ -206,7 +208,7 @@ def test_full_tmpfs(good: Path, tmp_path: Path) -> None:
                "sh", "-c", f'"$@"; {after}', str(tmp_path), *build]  # fmt: skip
     result = run(command, env=environment())
     if b"unshare" in result.stderr or b"mount:" in result.stderr:
-        pytest.skip(f"no mounts here: {result.stderr.decode()}")
+        missing(f"no mounts here: {result.stderr.decode()}")
     one_error(result, "exec/cannot-write")
 
 

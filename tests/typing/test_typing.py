@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-api = pytest.importorskip("mypy.api")
+from mypy import api
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

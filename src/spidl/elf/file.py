@@ -240,10 +240,6 @@ class ElfFile:
         return self._array(DT.INIT_ARRAY, DT.INIT_ARRAYSZ)
 
     @cached_property
-    def fini_array(self) -> tuple[int, int] | None:
-        return self._array(DT.FINI_ARRAY, DT.FINI_ARRAYSZ)
-
-    @cached_property
     def preinit_array(self) -> tuple[int, int] | None:
         return self._array(DT.PREINIT_ARRAY, DT.PREINIT_ARRAYSZ)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from capturing import ENVIRONMENT, HELLO, PAGE, compile_c, needed, plan, static, word, words
-from tests.needs import tool
+from tests.needs import missing, tool
 
 from spidl.diagnostics import LinkError
 from spidl.link.actions import Protection, ThreadCall
@@ -79,7 +79,7 @@ def hello(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_twice_at_different_addresses(program: str, hello: str) -> None:
     path = hello if program == "hello" else shutil.which(program, path="/usr/bin")
     if path is None or not Path(path).read_bytes().startswith(b"\x7fELF"):
-        pytest.skip(f"no {program}")
+        missing(f"{program} is not installed")
     first = capture(plan(path, base=0x70_0000_0000))
     second = capture(plan(path, "one", "two", base=0x123_4560_0000))
     for snapshot in (first, second):
