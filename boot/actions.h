@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 #define SPIDL_MAGIC 0x5443414c44495053u
-#define SPIDL_VERSION 1u
+#define SPIDL_VERSION 2u
 #define SPIDL_PAGE 4096u
 #define SPIDL_ADDRESS_END 0x800000000000u
 
@@ -83,9 +83,11 @@ struct spidl_header {
     uint32_t action_count;
     uint32_t spans;
     uint32_t span_count;
+    uint32_t front;
+    uint32_t stale;
     uint32_t reserved;
 };
-_Static_assert(sizeof(struct spidl_header) == 48, "header");
+_Static_assert(sizeof(struct spidl_header) == 56, "header");
 _Static_assert(offsetof(struct spidl_header, magic) == 0, "header");
 _Static_assert(offsetof(struct spidl_header, size) == 8, "header");
 _Static_assert(offsetof(struct spidl_header, version) == 16, "header");
@@ -95,7 +97,9 @@ _Static_assert(offsetof(struct spidl_header, actions) == 28, "header");
 _Static_assert(offsetof(struct spidl_header, action_count) == 32, "header");
 _Static_assert(offsetof(struct spidl_header, spans) == 36, "header");
 _Static_assert(offsetof(struct spidl_header, span_count) == 40, "header");
-_Static_assert(offsetof(struct spidl_header, reserved) == 44, "header");
+_Static_assert(offsetof(struct spidl_header, front) == 44, "header");
+_Static_assert(offsetof(struct spidl_header, stale) == 48, "header");
+_Static_assert(offsetof(struct spidl_header, reserved) == 52, "header");
 
 struct spidl_action {
     uint32_t kind;

@@ -229,8 +229,10 @@ void spidl_boot(uint64_t *stack, const struct spidl_header *table, const void *c
     start.table = table;
     start.policy = (table->flags & SPIDL_FLAG_POLICY) != 0;
     start.called = 0;
+    start.checking = 1;
     read_stack(&start, stack);
     for (const struct spidl_action *action = at(table, table->actions);; action++) {
+        start.checking &= action->kind == SPIDL_KIND_CHECK || action->kind == SPIDL_KIND_MAP_FILE;
         struct finding found = perform(&start, action);
         if (found.reason)
             fail(&start, found);

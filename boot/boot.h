@@ -16,6 +16,7 @@ struct start {
     uint64_t stack_limit; /* soft RLIMIT_STACK, bytes */
     int policy;           /* a policy is enforced: never the plain way */
     int called;           /* the program's own code has run: never start it a second time */
+    int checking;         /* nothing has happened but checks and mappings */
 };
 
 

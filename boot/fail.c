@@ -80,22 +80,50 @@ static int is_verbose(char **envp)
     return 0;
 }
 
+static void say(const struct start *start, const char *what, const struct finding *finding)
+{
+    struct line line;
+    char digits[DIGITS];
+    if (!is_verbose(start->envp))
+        return;
+    line.count = 0;
+    add(&line, what);
+    add_finding(&line, finding, digits);
+    show(&line);
+}
+
+/* An image that is kept asks the launcher for a new link. The variable takes the place of the
+   environment's end and of the word behind it, which nobody reads any more. */
+static void ask_front(const struct start *start, const struct finding *finding)
+{
+    const struct spidl_header *table = start->table;
+    if (!table->front || !start->checking)
+        return;
+    say(start, "spidl: not as linked: ", finding);
+    char **end = start->envp;
+    while (*end)
+        end++;
+    char *behind = end[1];
+    end[0] = (char *)(uintptr_t)text_at(table, table->stale);
+    end[1] = 0;
+    system_call(SYS_EXECVE, number_of(text_at(table, table->front)), number_of(start->argv),
+                number_of(start->envp), 0, 0, 0);
+    end[0] = 0;
+    end[1] = behind;
+}
+
 void fail(const struct start *start, struct finding finding)
 {
+    const char *program = text_at(start->table, start->table->program);
+    int loops = is_this_image(program);
+    if (!loops)
+        ask_front(start, &finding);
     if (start->policy)
         die("policy", finding.reason, finding.detail, finding.error, STATUS_REFUSED);
     if (start->called)
         die("late", finding.reason, finding.detail, finding.error, STATUS_BROKEN);
-    const char *program = text_at(start->table, start->table->program);
-    if (is_verbose(start->envp)) {
-        struct line line;
-        char digits[DIGITS];
-        line.count = 0;
-        add(&line, "spidl: plain way: ");
-        add_finding(&line, &finding, digits);
-        show(&line);
-    }
-    if (is_this_image(program))
+    say(start, "spidl: plain way: ", &finding);
+    if (loops)
         die("loop", finding.reason, finding.detail, finding.error, STATUS_BROKEN);
     int64_t error = system_call(SYS_EXECVE, number_of(program), number_of(start->argv),
                                 number_of(start->envp), 0, 0, 0);

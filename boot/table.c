@@ -52,6 +52,8 @@ static const char *header_fault(const struct spidl_header *table, uint64_t code)
         return "unterminated table";
     if (!text_fits(table, table->program) || *text_at(table, table->program) == 0)
         return "bad program path";
+    if (!text_fits(table, table->front) || !text_fits(table, table->stale))
+        return "bad front";
     if (table->flags & ~(uint32_t)SPIDL_FLAG_POLICY)
         return "unknown flags";
     if (!array_fits(table, table->actions, table->action_count, sizeof(struct spidl_action), 8) ||

@@ -32,7 +32,7 @@ from spidl.link.actions import (
     ThreadCall,
     Word,
 )
-from spidl.targets.exec.table import encode
+from spidl.targets.exec.table import Front, encode
 
 BOOT = Path(__file__).parents[2] / "boot"
 AREA = 0x2000_0000
@@ -74,10 +74,12 @@ def test_mutated_tables_are_refused_or_harmless(tmp_path: Path) -> None:
         ["make", "-s", "-C", BOOT, f"BUILD={tmp_path}", f"{tmp_path}/fuzz_table"], check=True
     )
     seeds = []
-    for name, actions, flags in (
-        ("checks", CHECKS, 0),
-        ("work", WORK, 0),
-        ("policy", CHECKS + WORK, TableFlag.POLICY),
+    front = Front(b"/usr/bin/spidl", b"-/entry\n/usr/bin/program")
+    for name, actions, flags, asked in (
+        ("checks", CHECKS, 0, None),
+        ("work", WORK, 0, front),
+        ("policy", CHECKS + WORK, TableFlag.POLICY, None),
+        ("kept policy", CHECKS + WORK, TableFlag.POLICY, front),
     ):
         seed = tmp_path / name
         seed.write_bytes(
@@ -86,6 +88,7 @@ def test_mutated_tables_are_refused_or_harmless(tmp_path: Path) -> None:
                 program=b"/usr/bin/program",
                 spans=SPANS,
                 flags=TableFlag(flags),
+                front=asked,
             )
         )
         seeds.append(seed)

@@ -89,7 +89,7 @@ def test_every_offset_out_of_range(tiny: Tiny, index: int, field: str, value: in
     ("field", "value", "message"),
     [
         ("magic", 0, "no action table"),
-        ("version", 2, "action table of another version"),
+        ("version", 1, "action table of another version"),
         ("size", 8, "bad table size"),
         ("size", 0x7000_0000, "table size beyond the image"),
         ("flags", 2, "unknown flags"),

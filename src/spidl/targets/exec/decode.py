@@ -59,6 +59,18 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
+class Front:
+    """Who makes a new link where a kept image does not fit: the launcher.
+
+    ``entry`` is what it reads in SPIDL_STALE: ``P`` under a policy or ``-``, the entry's folder, a
+    newline, the program.
+    """
+
+    path: bytes
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """A whole action table.
 
@@ -70,8 +82,10 @@ class Table:
     program: bytes
     spans: tuple[Span, ...] = ()
     flags: TableFlag = NO_FLAGS
+    front: Front | None = None
 
 
+STALE = b"SPIDL_STALE="
 _FILTER_INSTRUCTIONS = 4096
 """BPF_MAXINSNS."""
 _FILTER_FLAGS = 7
@@ -218,9 +232,10 @@ class _Decoder:
 
     def table(self) -> Table:
         _require(len(self.data) >= HEADER.size, "bad table size")
-        magic, size, version, flags, program, actions, action_count, spans, span_count, _ = (
-            HEADER.packer.unpack_from(self.data)
-        )
+        (
+            magic, size, version, flags, program, actions, action_count, spans, span_count,
+            front, stale, _,
+        ) = HEADER.packer.unpack_from(self.data)  # fmt: skip
         _require(magic == MAGIC, "no action table")
         _require(version == VERSION, "action table of another version")
         _require(HEADER.size <= size <= min(len(self.data), (1 << 32) - 1), "bad table size")
@@ -244,7 +259,9 @@ class _Decoder:
                 found.append(self.action(row))
             except _Fault as fault:
                 raise _Fault(f"action {index}: {fault}") from None
-        return Table(tuple(found), path, self.spans, TableFlag(flags))
+        entry = self.text(stale)
+        asked = Front(self.text(front), entry.removeprefix(STALE)) if front else None
+        return Table(tuple(found), path, self.spans, TableFlag(flags), asked)
 
 
 def decode(data: bytes, file: str | None = None) -> Table:

@@ -12,7 +12,7 @@ from functools import cached_property
 from struct import Struct
 
 MAGIC = int.from_bytes(b"SPIDLACT", "little")
-VERSION = 1
+VERSION = 2
 """The format's version: an image and the boot code in it always agree, this guards the build."""
 PAGE = 4096
 """The page size of x86-64, in bytes."""
@@ -66,6 +66,8 @@ HEADER = Record(
         ("action_count", "I", 0),
         ("spans", "I", 0),
         ("span_count", "I", 0),
+        ("front", "I", 0),  # offset of the path that a failed check executes; 0 for none
+        ("stale", "I", 0),  # offset of the variable that tells it what failed
         ("reserved", "I", 0),
     ),
 )

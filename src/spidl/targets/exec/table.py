@@ -33,7 +33,7 @@ from spidl.link.actions import (
     SetThread,
     TableFlag,
 )
-from spidl.targets.exec.decode import NO_FLAGS, Span, Table, decode
+from spidl.targets.exec.decode import NO_FLAGS, STALE, Front, Span, Table, decode
 from spidl.targets.exec.layout import (
     ACTION,
     CPUID,
@@ -48,7 +48,7 @@ from spidl.targets.exec.layout import (
     Record,
 )
 
-__all__ = ["Span", "Table", "decode", "encode"]
+__all__ = ["Front", "Span", "Table", "decode", "encode"]
 
 _MASK = (1 << 64) - 1
 
@@ -183,11 +183,13 @@ def encode(
     program: bytes,
     spans: Sequence[Span] = (),
     flags: TableFlag = NO_FLAGS,
+    front: Front | None = None,
 ) -> bytes:
     """The bytes that the image holds behind the boot code, at a page-aligned address.
 
     ``program`` is the absolute path that the plain way executes; ``spans`` are the (start, end)
-    of virtual addresses, whole pages, that actions may map, write and protect.
+    of virtual addresses, whole pages, that actions may map, write and protect; ``front`` is asked
+    for a new link where a check fails.
 
     Raises `LinkError` ``exec/bad-action`` where an action does not fit the format, and
     ``exec/bad-table`` where boot would refuse the table, such as an address outside the spans.
@@ -198,6 +200,8 @@ def encode(
     try:
         records = b"".join(encoder.action(action) for action in actions)
         program_at = encoder.text(program)
+        front_at = encoder.text(front.path) if front else 0
+        stale_at = encoder.text(STALE + front.entry) if front else 0
         header = HEADER.packer.pack(
             MAGIC,
             encoder.at + 8,  # eight zeros: the last byte must be NUL, even after an array
@@ -208,6 +212,8 @@ def encode(
             len(actions),
             spans_at,
             len(spans),
+            front_at,
+            stale_at,
             0,
         )
         packed_spans = b"".join(SPAN.packer.pack(*span) for span in spans)

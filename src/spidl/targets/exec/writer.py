@@ -21,7 +21,7 @@ from spidl.link.image import LinkedImage, Pages
 from spidl.link.memory import is_zeros
 from spidl.link.space import PAGE, page_up
 from spidl.targets.exec.boot import load_boot
-from spidl.targets.exec.table import encode
+from spidl.targets.exec.table import Front, encode
 
 _SHDR = struct.Struct("<IIQQQQIIQQ")
 _SHT_STRTAB, _SHT_DYNAMIC = 3, 6
@@ -40,8 +40,11 @@ class _Segment:
     flags: int
 
 
-def encode_image(image: LinkedImage) -> bytearray:
-    """The file's bytes.  Raises `Refusal` ``exec/too-many-segments``."""
+def encode_image(image: LinkedImage, front: Front | None = None) -> bytearray:
+    """The file's bytes; ``front`` is asked at a start that does not fit.
+
+    Raises `Refusal` ``exec/too-many-segments``.
+    """
     boot = load_boot()
     code_at = image.boot
     spans = _spans(image)
@@ -52,6 +55,7 @@ def encode_image(image: LinkedImage) -> bytearray:
         program=image.program.encode(errors="surrogateescape"),
         spans=spans,
         flags=TableFlag.POLICY if image.policy else TableFlag(0),
+        front=front,
     )
     segments.append(_Segment(code_at, boot.code, len(boot.code), 5))
     table_at = code_at + boot.table
