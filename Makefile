@@ -1,7 +1,7 @@
 # make demo: a real program through Spidl.  make test: everything that must hold.
 PYTHON := .venv/bin/python
 
-.PHONY: setup setup-test demo test lint survey trixie bench clean
+.PHONY: setup setup-test demo test lint survey trixie numbers bench clean
 
 setup:
 	@scripts/setup run
@@ -29,11 +29,16 @@ survey: setup-test
 trixie: setup-test
 	$(PYTHON) -m tests.survey.trixie $(ARGS)
 
+# Measures everything (ten minutes, better on a quiet machine) and writes docs/numbers.md.
+numbers: setup-test
+	$(PYTHON) -m benchmarks.numbers $(ARGS)
+
+# The same in a minute or two, with fewer programs and rounds, into build/bench.
 bench: setup-test
-	@mkdir -p build
-	$(PYTHON) -m benchmarks.start --chart build/bench.svg $(ARGS)
+	$(PYTHON) -m benchmarks.numbers --quick --output build/bench $(ARGS)
 
 clean:
 	$(MAKE) --quiet -C boot clean
+	$(MAKE) --quiet -C launcher clean
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""Builds the boot code (boot/) into the package; all else is in pyproject.toml."""
+"""Builds what is not Python into the package (boot/, launcher/); all else is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -6,51 +6,86 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
+from distutils.command.build_scripts import build_scripts  # isort: skip  (setuptools' own copy)
+
 ROOT = Path(__file__).resolve().parent
-BOOT = ROOT / "boot"
-SOURCES = ("start.S", "shims.S", "boot.c", "check.c", "fail.c", "table.c")
-OUTPUT = "spidl/targets/exec/boot.elf"
 
 
-def build_boot(output: Path) -> None:
-    """Compiles boot.elf with $CC, or cc; the same command as in boot/Makefile."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    command = [*compiler, "@flags", "-Wl,-T,boot.ld", "-o", str(output.resolve()), *SOURCES]
-    try:
-        subprocess.run(command, cwd=BOOT, check=True)
-    except FileNotFoundError:
-        raise CompileError(
-            f"no C compiler: `{compiler[0]}` not found. Spidl's boot code is compiled when it is "
-            "installed: install gcc (apt install gcc), or set CC"
-        ) from None
-    except subprocess.CalledProcessError as error:
-        raise CompileError(
-            f"`{shlex.join(command)}` failed in {BOOT} with status {error.returncode}; "
-            "the boot code needs gcc 10 or later, or clang, for x86-64"
-        ) from None
+@dataclass(frozen=True)
+class Native:
+    """A program that is compiled with one command, the same as in its folder's Makefile."""
+
+    folder: str
+    output: str
+    """In the package's parent folder."""
+    sources: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+    def build(self, output: Path) -> None:
+        """Compiles with $CC, or cc."""
+        output.parent.mkdir(parents=True, exist_ok=True)
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        command = [*compiler, "@flags", *self.options, "-o", str(output.resolve()), *self.sources]
+        try:
+            subprocess.run(command, cwd=ROOT / self.folder, check=True)
+        except FileNotFoundError:
+            raise CompileError(
+                f"no C compiler: `{compiler[0]}` not found. Spidl's native parts are compiled when "
+                "it is installed: install gcc (apt install gcc), or set CC"
+            ) from None
+        except subprocess.CalledProcessError as error:
+            raise CompileError(
+                f"`{shlex.join(command)}` failed in {self.folder} with status {error.returncode}; "
+                "it needs gcc 10 or later, or clang, for x86-64"
+            ) from None
+
+
+BOOT = Native(
+    "boot", "spidl/targets/exec/boot.elf",
+    ("start.S", "shims.S", "boot.c", "check.c", "fail.c", "table.c"), ("-Wl,-T,boot.ld",),
+)  # fmt: skip
+LAUNCHER = Native(
+    "launcher", "spidl/bin/spidl",
+    ("begin.S", "main.c", "request.c", "key.c", "entry.c", "start.c", "world.c", "message.c",
+     "text.c"),
+)  # fmt: skip
 
 
 class BuildPy(build_py):
-    """build_py that compiles boot.elf too, into the source tree where that is what runs."""
+    """build_py that compiles the native parts too, into the source tree where that is what runs."""
 
     def run(self) -> None:
         if sys.platform != "linux":
             raise CompileError("Spidl links ELF programs for Linux on x86-64")
         super().run()
         editable = getattr(self, "editable_mode", False)
-        build_boot((ROOT / "src" if editable else Path(self.build_lib)) / OUTPUT)
+        package = ROOT / "src" if editable else Path(self.build_lib)
+        for native in (BOOT, LAUNCHER):
+            native.build(package / native.output)
 
     def get_source_files(self) -> list[str]:
-        boot = [str(path.relative_to(ROOT)) for path in BOOT.iterdir() if path.is_file()]
-        return [*super().get_source_files(), *sorted(boot)]
+        files = [path for native in (BOOT, LAUNCHER) for path in (ROOT / native.folder).iterdir()]
+        native = [str(path.relative_to(ROOT)) for path in files if path.is_file()]
+        return [*super().get_source_files(), *sorted(native)]
 
 
-# The modules are Python, boot.elf is not: any Python, one platform.
-setup(cmdclass={"build_py": BuildPy}, options={"bdist_wheel": {"plat_name": "linux_x86_64"}})
+class BuildScripts(build_scripts):
+    """The `spidl` command is the launcher itself, not a script."""
+
+    def run(self) -> None:
+        LAUNCHER.build(Path(self.build_dir) / "spidl")
+
+
+# The modules are Python, the rest is not: any Python, one platform.
+setup(
+    cmdclass={"build_py": BuildPy, "build_scripts": BuildScripts},
+    scripts=["spidl"],
+    options={"bdist_wheel": {"plat_name": "linux_x86_64"}},
+)

@@ -44,15 +44,16 @@ class Configuration:
     file: str | None = None
 
 
-def read_configuration(path: str | None) -> Configuration:
-    """spidl.toml at ``path``, else the user's, else the defaults.
+def read_configuration(path: str | None, own: str | None = None) -> Configuration:
+    """spidl.toml at ``path``, else the user's (``own`` if it is elsewhere), else the defaults.
 
     Raises `LinkError` ``config/...``.
     """
     chosen = path
     if chosen is None:
-        base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-        chosen = os.path.join(base, "spidl", "spidl.toml")
+        home = os.path.join(os.environ.get("HOME", ""), ".config")
+        base = os.environ.get("XDG_CONFIG_HOME") or home
+        chosen = own or os.path.join(base, "spidl", "spidl.toml")
         if not os.path.isfile(chosen):
             return Configuration()
     import tomllib

@@ -1,69 +1,44 @@
 """Images in a folder of the user's cache directory, private to the user.
 
 An entry is a folder named by its key with the image (under the program's own name, which becomes
-the process's comm) and ``entry.json``: the inputs that must be unchanged.  This file is on the way
-of every `spidl run`: standard library only.
+the process's comm) and ``entry``, the inputs that must be unchanged.  The launcher reads the same
+files (launcher/entry.c).  On the way of every link: standard library only.
 """
 
 from __future__ import annotations
 
-import json
+import errno
+import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
+from spidl.cache.entry import Damaged, Kept, Mark, checksum, decode, encode
+from spidl.cache.identity import Identity, identity
+from spidl.cache.private import is_ours, is_private, reached_by_others
 from spidl.diagnostics import LinkError, Place
 
-Identity = tuple[int, int, int, int, int]
-"""Device, inode, size in bytes, mtime and ctime in nanoseconds."""
-
-_ENTRY = "entry.json"
-_NEW = ".new-"
+_ENTRY = "entry"
+NEW, LOCK = ".new-", "lock"
+"""What the names of unfinished entries begin with; the file that is locked."""
 _ABANDONED = 3600
 """Seconds after which an unfinished entry is one that its writer did not live to finish."""
 _RENAMEAT2, _AT_FDCWD, _EXCHANGE = 316, -100, 2
 """The system call's number on x86-64, and <linux/fs.h>'s RENAME_EXCHANGE."""
+_LOCKABLE = 15
+"""Hexadecimal digits of a key's name that are the offset of its byte in the lock file."""
+_LARGEST = 1 << 24
 
 
-def identity(path: str) -> Identity | None:
-    """The identity of a file now; None when there is none."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What selects an entry: the text says it all, the name is its hash."""
 
-
-def cache_folder() -> str:
-    """$SPIDL_CACHE, or spidl in $XDG_CACHE_HOME, or ~/.cache/spidl.
-
-    Raises `LinkError` ``cache/no-home`` where none of them says a place.
-    """
-    chosen = os.environ.get("SPIDL_CACHE")
-    if chosen:
-        return os.path.abspath(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(base):
-        raise LinkError(
-            "cache/no-home",
-            "there is no home folder to keep images in",
-            help="set SPIDL_CACHE to a folder that you may write to",
-        )
-    return os.path.join(base, "spidl")
-
-
-def key_of(parts: Iterable[str]) -> str:
-    """The name of an entry: a hash of everything that selects it."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode(errors="surrogateescape")
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:32]
+    name: str
+    text: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +46,48 @@ class Entry:
     """What is kept of a link: an image, or why there is none."""
 
     image: str | None
-    refusal: dict[str, object] | None
+    kept: Kept
+    sum: str = ""
+    """The entry's checksum in hexadecimal: two links of one request differ in it."""
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the link failed, by whosoever's fault."""
+        return bool(self.kept.marks & Mark.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One folder among the images, whatever is in it."""
+
+    name: str
+    folder: str
+    kept: Kept | None
+    """None where it is damaged, or of another version."""
+    size: int
+    """Bytes on disk."""
+    used: float
+    """Seconds since 1970, to the hour."""
+    fault: str = ""
+    """Why `kept` is None."""
+
+
+def cache_folder() -> str:
+    """$SPIDL_CACHE, or spidl in $XDG_CACHE_HOME, or ~/.cache/spidl (launcher/request.c).
+
+    Raises `LinkError` ``cache/no-home`` where none of them says a place.
+    """
+    chosen = os.environ.get("SPIDL_CACHE")
+    if chosen:
+        return os.path.abspath(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.environ.get("HOME", ""), ".cache")
+    if not os.path.isabs(base):
+        raise LinkError(
+            "cache/no-home",
+            "there is no home folder to keep images in",
+            help="set SPIDL_CACHE to a folder that you may write to",
+        )
+    return os.path.join(base, "spidl")
 
 
 class Store:
@@ -83,29 +99,55 @@ class Store:
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder or cache_folder()
-        self._images = os.path.join(self.folder, "images")
+        self.images = os.path.join(self.folder, "images")
 
-    def find(self, key: str) -> Entry | None:
+    def place(self, key: Key) -> str:
+        """The folder of an entry, there or not."""
+        return os.path.join(self.images, key.name)
+
+    def find(self, key: Key) -> Entry | None:
         """A valid entry, or None: absent, stale, damaged, or not ours alone."""
-        place = os.path.join(self._images, key)
+        place = self.place(key)
         try:
-            if not all(map(_is_private, (self.folder, self._images, place))):
+            if not all(map(is_private, (self.folder, self.images))):
                 return None
-            with open(os.path.join(place, _ENTRY), encoding="utf-8") as file:
-                entry = json.load(file)
-            if entry["key"] != key or not _unchanged(entry["inputs"], entry["absent"]):
-                return None
-            name, refusal = entry["image"], entry["refusal"]
-            if name is None:
-                return Entry(None, refusal) if isinstance(refusal, dict) else None
-            image = os.path.join(place, name)
-            # lstat: a link would lead to a file that somebody else may change.
-            intact = os.path.basename(name) == name and stat.S_ISREG(os.lstat(image).st_mode)
-            if not intact or tuple(entry["written"]) != identity(image):
-                return None
-            return Entry(image, None)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            entry = _read(place)
+        except (OSError, ValueError):
             return None
+        if entry.kept.key != key.text or not entry.kept.inputs or first_change(entry.kept):
+            return None
+        return entry
+
+    def entries(self) -> Iterator[Stored]:
+        """All of them, damaged and foreign ones too.  Raises `LinkError` as `prepare`."""
+        try:
+            with os.scandir(self.images) as found:
+                names = sorted(item.name for item in found)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._cannot_write(error) from None
+        for name in names:
+            yield self._stored(name)
+
+    def look(self, key: Key) -> Stored | None:
+        """The entry of a key whatever its state; None where there is none."""
+        return self._stored(key.name) if os.path.lexists(self.place(key)) else None
+
+    def _stored(self, name: str) -> Stored:
+        folder = os.path.join(self.images, name)
+        kept, used, size, fault = None, 0.0, 0, ""
+        with suppress(OSError):
+            used = os.lstat(folder).st_mtime
+            size = sum(item.stat(follow_symlinks=False).st_blocks * 512 for item in _files(folder))
+        try:
+            used = os.stat(os.path.join(folder, _ENTRY)).st_mtime
+            kept = _read(folder).kept
+        except OSError as error:
+            fault = f"it cannot be read: {error.strerror}"
+        except ValueError as error:
+            fault = str(error)
+        return Stored(name, folder, kept, size, used, fault)
 
     def prepare(self) -> None:
         """Make the folders.
@@ -114,98 +156,148 @@ class Store:
         change what is kept: their images would run with this user's rights.
         """
         try:
+            home = os.path.join(os.environ.get("HOME", ""), "")
+            if self.folder.startswith(home) and not os.path.isdir(home or "/"):
+                raise FileNotFoundError(errno.ENOENT, f"there is no home folder {home}")
+            other = reached_by_others(self.folder)
+            if other is not None:
+                raise LinkError(
+                    "cache/not-private",
+                    "another user could put a folder of his own in the cache's place",
+                    place=Place(other),
+                    notes=(f"the cache is {self.folder}",),
+                    help="set SPIDL_CACHE to a folder in one of your own",
+                )
             os.makedirs(os.path.dirname(self.folder), exist_ok=True)
-            for folder in (self.folder, self._images):
+            for folder in (self.folder, self.images):
                 with suppress(FileExistsError):
                     os.mkdir(folder, 0o700)
-                if not _is_private(folder):
+                if not is_private(folder):
                     raise LinkError(
                         "cache/not-private",
                         "the cache folder belongs to another user, or others may write to it",
                         place=Place(folder),
                         help="chmod go-w it if it is yours, or set SPIDL_CACHE to one of your own",
                     )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self._cannot_write(error) from None
 
-    def keep(
-        self,
-        key: str,
-        name: str,
-        content: bytes | bytearray | None,
-        *,
-        inputs: Mapping[str, Identity],
-        absent: Iterable[str],
-        refusal: dict[str, object] | None = None,
-    ) -> Entry:
+    @contextmanager
+    def lock(self, key: Key) -> Iterator[None]:
+        """One process at a time links what the key selects; the launcher asks whether one does.
+
+        A byte of one file, which the kernel frees however the process ends.  A second lock in the
+        same process would end the first.  Raises `LinkError` as `prepare`.
+        """
+        file = self._lock_file()
+        try:
+            # A file system without locks: two may link at once, and the later one stays.
+            with suppress(OSError):
+                fcntl.lockf(file, fcntl.LOCK_EX, 1, _offset(key.name))
+            yield
+        finally:
+            os.close(file)
+
+    @contextmanager
+    def claim(self, name: str | None = None) -> Iterator[bool]:
+        """`lock` without waiting, for an entry's name or (None) for all there may ever be.
+
+        Gives whether nobody links it now; raises as `lock`.
+        """
+        file = self._lock_file()
+        claimed = True
+        try:
+            try:
+                place = (0, 0) if name is None else (1, _offset(name))
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *place)
+            except OSError as error:
+                claimed = error.errno not in (errno.EAGAIN, errno.EACCES)
+            yield claimed
+        finally:
+            os.close(file)
+
+    def _lock_file(self) -> int:
+        self.prepare()
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            return os.open(os.path.join(self.folder, LOCK), flags, 0o600)
+        except OSError as error:
+            raise self._cannot_write(error) from None
+
+    def keep(self, key: Key, kept: Kept, content: bytes | bytearray | None) -> Entry:
         """Write an entry whole or not at all; a concurrent writer of the same key may win.
 
-        Raises `LinkError` as `prepare`.
+        ``kept`` need not have ``written`` and ``digest``.  Raises `LinkError` as `prepare`.
         """
+        import hashlib
         import tempfile
 
         self.prepare()
-        place = os.path.join(self._images, key)
+        place = self.place(key)
+        name = None if content is None else (kept.image or "image")
         if name == _ENTRY:
             name += ".image"
         temporary = None
         try:
             self._sweep()
-            temporary = tempfile.mkdtemp(prefix=_NEW, dir=self._images)
-            written = None
-            if content is not None:
-                written = _write(os.path.join(temporary, name), content)
-            entry = {
-                "key": key,
-                "image": None if content is None else name,
-                "written": written,
-                "inputs": inputs,
-                "absent": list(absent),
-                "refusal": refusal,
-            }
-            with open(os.path.join(temporary, _ENTRY), "w", encoding="utf-8") as text:
-                json.dump(entry, text)
+            temporary = tempfile.mkdtemp(prefix=NEW, dir=self.images)
+            written, digest = None, bytes(32)
+            if content is not None and name is not None:
+                written = _write(os.path.join(temporary, name), content, 0o700)
+                digest = hashlib.sha256(content).digest()
+            kept = replace(kept, key=key.text, image=name, written=written, digest=digest)
+            data = encode(kept)
+            _write(os.path.join(temporary, _ENTRY), data, 0o600)
             _install(temporary, place)
         except (OSError, ValueError) as error:
             raise self._cannot_write(error) from None
         finally:
             if temporary is not None:
-                _remove(temporary)
-        return Entry(None if content is None else os.path.join(place, name), refusal)
+                remove_tree(temporary)
+        return Entry(None if name is None else os.path.join(place, name), kept, _sum(data))
 
-    def _cannot_write(self, error: OSError | ValueError) -> LinkError:
+    def _cannot_write(self, error: OSError | ValueError | RecursionError) -> LinkError:
         return LinkError(
             "cache/cannot-write",
             f"cannot keep the image: {getattr(error, 'strerror', None) or error}",
-            place=Place(self._images),
+            place=Place(self.images),
             help="set SPIDL_CACHE to a folder that you may write to and that has room",
         )
 
     def _sweep(self) -> None:
         """Remove what a killed writer left behind, once no writer can still be at it."""
-        for left in os.listdir(self._images):
-            path = os.path.join(self._images, left)
-            with suppress(FileNotFoundError):
-                if left.startswith(_NEW) and time.time() - os.lstat(path).st_mtime > _ABANDONED:
-                    _remove(path)
+        for left in os.listdir(self.images):
+            path = os.path.join(self.images, left)
+            if is_leftover(path):
+                remove_tree(path)
 
 
-def _is_private(folder: str) -> bool:
-    """Whether a folder is this user's and nobody else may write to it; OSError if there is none."""
-    status = os.stat(folder)
-    ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-    return ours and stat.S_ISDIR(status.st_mode)
+def first_change(kept: Kept) -> str | None:
+    """The first input that is not as it was."""
+    for given in kept.inputs:
+        if given.identity is None:
+            if os.path.lexists(given.path) and os.path.exists(given.path):
+                return given.path
+        elif identity(given.path) != given.identity:
+            return given.path
+    return None
 
 
-def _unchanged(inputs: Mapping[str, Sequence[int]], absent: Sequence[str]) -> bool:
-    return (
-        len(inputs) > 0
-        and all(tuple(expected) == identity(path) for path, expected in inputs.items())
-        and not any(map(os.path.exists, absent))
-    )
+def is_entry_name(name: str) -> bool:
+    """Whether a folder of this name among the images is an entry, or was one."""
+    return len(name) == 16 and not set(name) - set("0123456789abcdef")
 
 
-def _remove(path: str) -> None:
+def is_leftover(path: str) -> bool:
+    """Whether a killed writer left this, and no writer can still be at it."""
+    try:
+        age = time.time() - os.lstat(path).st_mtime
+    except OSError:
+        return False
+    return os.path.basename(path).startswith(NEW) and age > _ABANDONED
+
+
+def remove_tree(path: str) -> None:
     """Remove an entry, or whatever has taken the place of one."""
     from shutil import rmtree
 
@@ -216,10 +308,47 @@ def _remove(path: str) -> None:
             os.unlink(path)
 
 
-def _write(path: str, content: bytes | bytearray) -> Identity | None:
+def _read(folder: str) -> Entry:
+    """The entry in a folder, its inputs not looked at.  Raises OSError, `Damaged`."""
+    if os.path.islink(folder) or not is_private(folder):
+        raise Damaged("not private")
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO has no other end
+    file = os.open(os.path.join(folder, _ENTRY), flags)
+    with os.fdopen(file, "rb") as stream:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or not is_ours(status) or status.st_size > _LARGEST:
+            raise Damaged("not private, or not a file")
+        data = stream.read()
+    kept = decode(data)
+    if kept.image is None:
+        return Entry(None, kept, _sum(data))
+    image = os.path.join(folder, kept.image)
+    # lstat: a link would lead to a file that somebody else may change.
+    intact = os.path.basename(image) == kept.image and stat.S_ISREG(os.lstat(image).st_mode)
+    if not intact or kept.written != identity(image) or not is_ours(os.lstat(image)):
+        raise Damaged("not the image that was written")
+    return Entry(image, kept, _sum(data))
+
+
+def _offset(name: str) -> int:
+    """The place of an entry's byte in the lock file (launcher/start.c)."""
+    return int(name[:_LOCKABLE], 16)
+
+
+def _sum(data: bytes) -> str:
+    return f"{checksum(data):016x}"
+
+
+def _files(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as found:
+        return list(found)
+
+
+def _write(path: str, content: bytes | bytearray, mode: int) -> Identity | None:
     """A new file, in one piece; what `identity` says of it from now on."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o700)
-    with os.fdopen(descriptor, "wb", buffering=0) as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, mode), "wb", buffering=0) as file:
+        os.fchmod(file.fileno(), mode)
         view = memoryview(content)
         while len(view):
             view = view[file.write(view) or 0 :]

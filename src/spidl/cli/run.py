@@ -1,127 +1,42 @@
-"""``spidl run``: start a program through its image."""
+"""``spidl run``, where it comes to Python: the launcher starts programs, Python does not."""
 
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import NoReturn
 
-from spidl.cache.store import Entry
-from spidl.diagnostics import LinkError, Place, Severity, fault
-from spidl.session import Request, cached_image, find_program, policies
-
-_OF_THE_IMAGE = (errno.EACCES, errno.ENOENT, errno.ENOEXEC, errno.EPERM)
-"""execve(2) fails so for the image's own sake, for instance on a file system mounted noexec."""
+from spidl.cache.host import own_inputs
+from spidl.diagnostics import LinkError, Place
+from spidl.launch import LAUNCHER, command
+from spidl.session import find_program
 
 
-def run(options: argparse.Namespace) -> int:
-    """Exec the cached image, linked now if need be; where there can be none, the plain way.
+def run(options: argparse.Namespace, words: Sequence[str]) -> NoReturn:
+    """Hand the command line to the launcher.
 
-    A module that enforces a policy turns the plain way into an error.  A program that the system's
-    linker starts is started, whatever went wrong here, with a warning.
+    Raises `LinkError` ``collect/no-program``, ``collect/not-a-program``, ``start/no-launcher``.
     """
-    program = find_program(options.program)
-    request = Request(program, tuple(options.extra), options.layout, options.config,
-                      tuple(options.settings))  # fmt: skip
-    arguments = [options.program, *options.arguments]
-    for _ in range(2):
-        try:
-            entry = _entry(request)
-        except LinkError as error:
-            if policies(request) or not _starts_plainly(request, error):
-                raise
-            _warn_and_execute(error, program, arguments)
-        if entry.image is None:
-            return _plain(request, entry.refusal or {}, arguments)
-        try:
-            _replace_process(entry.image, arguments)
-        except OSError as error:
-            # Removed since it was found, say by somebody who empties the cache: once more.
-            if os.path.exists(entry.image):
-                failure = _cannot_execute(entry.image, error)
-                if error.errno not in _OF_THE_IMAGE or policies(request):
-                    raise failure from None
-                _warn_and_execute(failure, program, arguments)
-    raise LinkError(
-        "start/no-image",
-        "the image is removed as soon as it is made",
-        place=Place(program),
-        help="see what empties the cache, or set SPIDL_CACHE to another folder",
-    )
-
-
-def _entry(request: Request) -> Entry:
-    """`cached_image`; a fault of Spidl's own is one more reason to start the plain way."""
-    try:
-        return cached_image(request)
-    except LinkError:
-        raise
-    except Exception as error:
-        if os.environ.get("SPIDL_TRACEBACK"):
-            raise
-        raise fault(error) from error
-
-
-def _starts_plainly(request: Request, error: LinkError) -> bool:
-    """Whether the program starts without an image: a second opinion, where that is a question."""
-    if error.code.startswith("cache/"):
-        return True
-    from spidl.cli.opinion import starts_plainly
-
-    return starts_plainly(request, error)
-
-
-def _plain(request: Request, refusal: dict[str, object], arguments: list[str]) -> NoReturn:
-    code, message = refusal.get("code"), refusal.get("message")
-    enforced = policies(request)
-    if enforced:
-        raise LinkError(
-            "start/policy",
-            f"there is no image of {request.program}, and `{', '.join(enforced)}` must be enforced",
-            place=Place(request.program),
-            notes=(f"{code}: {message}",),
-            help="run it without the module if it may run unprotected",
-        )
-    if os.environ.get("SPIDL_VERBOSE"):
-        print(f"spidl: plain way: refused[{code}]: {message}", file=sys.stderr)
-    _execute(request.program, arguments)
-
-
-def _warn_and_execute(error: LinkError, program: str, arguments: list[str]) -> NoReturn:
-    error.with_note("the program starts the plain way, under the system's linker")
-    print(replace(error.diagnostic, severity=Severity.WARNING), file=sys.stderr)
-    _execute(program, arguments)
-
-
-def _execute(path: str, arguments: list[str]) -> NoReturn:
-    try:
-        _replace_process(path, arguments)
-    except OSError as error:
-        raise _cannot_execute(path, error) from None
-
-
-def _cannot_execute(path: str, error: OSError) -> LinkError:
-    return LinkError(
-        "start/exec",
-        f"cannot execute: {error.strerror}",
-        place=Place(path),
-        help="check the file's permissions, its format and whether its file system is `noexec`",
-    )
-
-
-def _replace_process(path: str, arguments: list[str]) -> NoReturn:
-    """Exec as whoever started us would have: Python's own changes of the process are undone."""
+    find_program(options.program)  # its errors say more than the launcher's
+    own_inputs()  # in a source tree, files that were edited make another Spidl
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it is where the descriptor was closed at start
             stream.flush()
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    os.execve(path, arguments, _environment())
+    try:
+        os.execve(LAUNCHER, command(*words), _environment())
+    except OSError as error:
+        raise LinkError(
+            "start/exec",
+            f"cannot execute: {error.strerror}",
+            place=Place(LAUNCHER),
+            help="check the file's permissions and whether its file system is `noexec`",
+        ) from None
 
 
 def _environment() -> dict[bytes, bytes]:

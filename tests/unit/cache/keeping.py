@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from spidl.cache.store import Entry, Store, identity, key_of
+from spidl.cache.entry import Input, Kept
+from spidl.cache.identity import identity
+from spidl.cache.store import Entry, Key, Store
 
-KEY = key_of(["a", "program"])
+KEY = Key("0123456789abcdef", b"a program")
+OTHER = Key("fedcba9876543210", b"another program")
 IMAGE = b"the image's bytes"
 
 
-def keep(store: Store, source: Path, content: bytes | None = IMAGE, **more: Any) -> Entry:
+def keep(
+    store: Store,
+    source: Path,
+    content: bytes | None = IMAGE,
+    *,
+    key: Key = KEY,
+    name: str = "program",
+    absent: Iterable[str] = (),
+    message: str = "",
+) -> Entry:
     found = identity(str(source))
     assert found is not None
-    options = {"inputs": {str(source): found}, "absent": [], **more}
-    return store.keep(KEY, "program", content, **options)
+    inputs = (Input(str(source), found), *(Input(path, None) for path in absent))
+    words = (f"P{source}",)
+    return store.keep(key, Kept(key.text, words, inputs, name, message), content)
 
 
 def place(store: Store) -> Path:
-    return Path(store.folder) / "images" / KEY
+    return Path(store.place(KEY))

@@ -1,48 +1,25 @@
-"""What selects an image besides the program: another machine or another Spidl, another key."""
+"""A kept link is of the Spidl that made it: which files tell."""
 
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from spidl import session
-from spidl.cache import host
+import spidl
+from spidl.cache.host import own_files, own_inputs
 
-REQUEST = session.Request("/bin/true", environment={})
-CPU = (
-    "processor\t: 0\nmodel name\t: One\nstepping\t: 1\ncpu MHz\t\t: 1\nflags\t\t: fpu sse\n\n"
-    "processor\t: 1\nmodel name\t: One\n"
-)
+PACKAGE = Path(spidl.__file__).parent
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ("One\nstepping", "Two\nstepping", False),
-        ("stepping\t: 1", "stepping\t: 2", False),
-        ("fpu sse", "fpu sse avx2", False),
-        ("MHz\t\t: 1", "MHz\t\t: 2", True),  # it changes all the time
-    ],
-)
-def test_another_processor(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old: str, new: str, same: bool
-) -> None:
-    path = tmp_path / "cpuinfo"
-    monkeypatch.setattr(host, "_CPUINFO", str(path))
-    keys = []
-    for text in (CPU, CPU.replace(old, new)):
-        path.write_text(text)
-        keys.append(session.entry_key(REQUEST))
-    assert (keys[0] == keys[1]) is same
-
-
-def test_this_processor() -> None:
-    found = [line.partition("\t")[0] for line in host.processor().splitlines()]
-    assert "flags" in found
-    assert len(found) == len(set(found))
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package in a source tree."""
+    copy = tmp_path / "src/spidl"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "pyproject.toml").touch()
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -54,15 +31,33 @@ def test_this_processor() -> None:
         ("cli/words.py", True),
     ],
 )
-def test_another_spidl(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, same: bool
-) -> None:
-    package = tmp_path / "spidl"
-    shutil.copytree(Path(session.__file__).parent, package)
-    assert (package / "targets/exec/boot.elf").exists()
-    monkeypatch.setattr(session, "own_files", partial(host.own_files, str(package)))
-    before = session.entry_key(REQUEST)
-    assert session.entry_key(REQUEST) == before
+def test_a_file_that_makes_images(package: Path, name: str, same: bool) -> None:
+    before = own_files(str(package))
     with (package / name).open("ab") as file:
         file.write(b"\n")
-    assert (session.entry_key(REQUEST) == before) is same
+    assert (own_files(str(package)) == before) is same
+
+
+def test_a_source_tree_is_told_by_its_stamp(package: Path) -> None:
+    (stamp,) = map(Path, own_inputs(str(package)))
+    before = stamp.stat()
+    assert own_inputs(str(package)) == [str(stamp)]
+    assert stamp.stat() == before
+    (package / "link/link.py").touch()
+    assert own_inputs(str(package)) == [str(stamp)]
+    assert stamp.stat().st_ino != before.st_ino
+
+
+def test_a_source_tree_that_cannot_be_written_to(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(package / "bin")
+    (package / "bin").touch()
+    assert str(package / "link/link.py") in own_inputs(str(package))
+
+
+def test_an_installed_package_is_told_by_few_files(package: Path) -> None:
+    (package.parents[1] / "pyproject.toml").unlink()
+    few = own_inputs(str(package))
+    assert {Path(path).name for path in few} == {"__init__.py", "boot.elf"}
+    assert all(map(Path.exists, map(Path, few)))

@@ -1,0 +1,348 @@
+/* Starting a program: through its image, after a link, or the plain way. */
+#include "entry.h"
+#include "launcher.h"
+
+enum { ATTEMPTS = 3, KEPT = 0, PLAINLY = 3, NO_STATUS = 256 };
+enum { WRITE_ = 2, F_GETFD_ = 1, F_GETLK_ = 5, F_WRLCK_ = 1, F_UNLCK_ = 2 };
+enum { ECHILD_ = 10, EROFS_ = 30, SIGCHLD_ = 17, SET_SIZE = 8, EMPTY_PATH = 0x1000 };
+
+struct kernel_flock {
+    int16_t type, whence;
+    int32_t pad;
+    int64_t start, length;
+    int32_t pid, pad2;
+};
+
+static int64_t execute(const char *path, char **argv)
+{
+    return system_call(SYS_EXECVE, number_of(path), number_of(argv), number_of(launcher_envp), 0,
+                       0, 0);
+}
+
+void start_plainly(const struct request *request)
+{
+    if (is_launcher(request->program))
+        die("loop", "the program is Spidl itself", request->program, 0, "spidl disable it",
+            STATUS_BROKEN);
+    int64_t error = execute(request->program, request->argv);
+    int status = !request->quiet ? STATUS_USAGE : error == -ENOENT_ ? STATUS_BROKEN : STATUS_POLICY;
+    die("exec", "cannot execute", request->program, error,
+        "check the file's permissions and its format", status);
+}
+
+void hand_over(const struct words *python, char **words)
+{
+    uint64_t count = 0;
+    while (words[count])
+        count++;
+    char **argv = reserve((python->count + count + 1) * sizeof *argv);
+    if (!argv || !python->count)
+        die("no-python", "Spidl's Python part cannot be found", own_path(), 0, "install spidl again",
+            STATUS_USAGE);
+    for (uint32_t i = 0; i < python->count; i++)
+        argv[i] = (char *)(uintptr_t)python->word[i];
+    for (uint64_t i = 0; i <= count; i++)
+        argv[python->count + i] = words[i];
+    int64_t error = execute(argv[0], argv);
+    die("no-python", "cannot execute Spidl's Python part", argv[0], error, "install spidl again",
+        STATUS_BROKEN);
+}
+
+/* A module may enforce a policy: only Python knows. */
+static int may_have_policy(const struct request *request)
+{
+    struct kernel_stat now;
+    for (uint32_t i = 0; i < request->options.count; i++)
+        if (!after_prefix(request->options.word[i], "--layout="))
+            return 1;
+    return request->config && status_of(request->config, &now) == 0;
+}
+
+static uint64_t offset_of(const char *name)
+{
+    uint64_t number = 0;
+    for (int i = 0; i < 15; i++)
+        number = number << 4 | (uint64_t)(name[i] <= '9' ? name[i] - '0' : name[i] - 'a' + 10);
+    return number;
+}
+
+/* Whether some process holds the lock that `spidl keep` takes while it links this. */
+static int is_busy(const struct request *request, const struct key *key)
+{
+    struct kernel_flock lock = {F_WRLCK_, 0, 0, (int64_t)offset_of(key->name), 1, 0, 0};
+    const char *path = joined(request->cache, "/lock", "");
+    if (!path)
+        return 0;
+    int64_t file = system_call(SYS_OPENAT, (uint64_t)AT_FDCWD_, number_of(path), OPEN_FLAGS, 0, 0,
+                               0);
+    if (file < 0)
+        return 0;
+    int64_t error = system_call(SYS_FCNTL, (uint64_t)file, F_GETLK_, number_of(&lock), 0, 0, 0);
+    system_call(SYS_CLOSE, (uint64_t)file, 0, 0, 0, 0, 0);
+    return !error && lock.type != F_UNLCK_;
+}
+
+/* A link that cannot be kept costs every start Python's time for nothing. */
+static int is_unwritable(const char *cache)
+{
+    struct kernel_stat now;
+    int error = status_of(cache, &now);
+    if (!error && !is_private_file(&now, FOLDER))
+        return 1;
+    char *place = joined(cache, "", "");
+    while (error == -ENOENT_ && place && *place) { /* the folder that it would be made in */
+        char *end = place + text_length(place);
+        while (end > place && *--end != '/')
+            ;
+        *end = 0;
+        error = status_of(*place ? place : "/", &now);
+    }
+    if (!error && now.user && now.user != (uint32_t)system_call(SYS_GETEUID, 0, 0, 0, 0, 0, 0))
+        return 1; /* sudo with another user's home */
+    error = (int)system_call(SYS_FACCESSAT, (uint64_t)AT_FDCWD_,
+                             number_of(place && *place ? place : "/"), WRITE_, 0, 0, 0);
+    return error == -EACCES_ || error == -EROFS_;
+}
+
+static void to_null(int descriptor, int flags)
+{
+    int64_t null = system_call(SYS_OPENAT, (uint64_t)AT_FDCWD_, number_of("/dev/null"),
+                               (uint64_t)flags, 0, 0, 0);
+    if (null >= 0 && null != descriptor) {
+        system_call(SYS_DUP2, (uint64_t)null, (uint64_t)descriptor, 0, 0, 0, 0);
+        system_call(SYS_CLOSE, (uint64_t)null, 0, 0, 0, 0, 0);
+    }
+}
+
+struct kernel_sigaction {
+    uint64_t handler, flags, restorer, mask;
+};
+
+/* Who ignores SIGCHLD is told nothing of how a child ended. */
+static struct kernel_sigaction notice_children(void)
+{
+    struct kernel_sigaction by_default = {0}, before = {0};
+    system_call(SYS_SIGACTION, SIGCHLD_, number_of(&by_default), number_of(&before), SET_SIZE, 0,
+                0);
+    return before;
+}
+
+static _Noreturn void become_keeper(const struct request *request, const char *but)
+{
+    static char *words[2 * WORDS];
+    uint32_t count = 0;
+    notice_children();
+    words[count++] = "keep";
+    if (request->quiet)
+        words[count++] = "--quiet";
+    if (but)
+        words[count++] = joined("--but=", but, "");
+    if (request->cache)
+        words[count++] = joined("--cache=", request->cache, "");
+    if (request->config)
+        words[count++] = joined("--user-config=", request->config, "");
+    for (uint32_t i = 0; i < request->options.count; i++)
+        words[count++] = (char *)(uintptr_t)request->options.word[i];
+    words[count++] = "--";
+    words[count++] = (char *)(uintptr_t)request->program;
+    for (uint32_t i = 0; i < count; i++)
+        if (!words[i])
+            leave(NO_STATUS - 1);
+    hand_over(&request->python, words);
+}
+
+static int wait_for(int64_t child)
+{
+    uint32_t status = 0;
+    int64_t done;
+    do
+        done = system_call(SYS_WAIT4, (uint64_t)child, number_of(&status), 0, 0, 0, 0);
+    while (done < 0 && done != -ECHILD_);
+    if (done < 0)
+        return NO_STATUS;
+    return status & 127 ? NO_STATUS : (int)(status >> 8 & 255);
+}
+
+/* A descriptor that is closed would become some file of Python's, and its messages go there. */
+static void keep_open(int descriptor)
+{
+    if (system_call(SYS_FCNTL, (uint64_t)descriptor, F_GETFD_, 0, 0, 0, 0) < 0)
+        to_null(descriptor, 1);
+}
+
+/* Links in a child process, so that nothing of Python's comes into the program's. */
+static int link_now(const struct request *request, const char *but)
+{
+    struct kernel_sigaction before = notice_children();
+    int64_t child = system_call(SYS_FORK, 0, 0, 0, 0, 0, 0);
+    if (child == 0) {
+        to_null(0, 0);
+        keep_open(1);
+        if (request->quiet && !may_have_policy(request) && !variable("SPIDL_VERBOSE"))
+            to_null(2, 1); /* whatever happens there, the program knows nothing of it */
+        keep_open(2);
+        system_call(SYS_DUP2, 2, 1, 0, 0, 0, 0);
+        become_keeper(request, but);
+    }
+    int status = child < 0 ? NO_STATUS : wait_for(child);
+    system_call(SYS_SIGACTION, SIGCHLD_, number_of(&before), 0, SET_SIZE, 0, 0);
+    return status;
+}
+
+/* Links in a process of its own that nobody waits for and that holds no descriptor open. */
+static void link_later(const struct request *request, const char *but)
+{
+    int64_t child = system_call(SYS_FORK, 0, 0, 0, 0, 0, 0);
+    if (child == 0) {
+        system_call(SYS_SETSID, 0, 0, 0, 0, 0, 0);
+        if (system_call(SYS_FORK, 0, 0, 0, 0, 0, 0) == 0) {
+            system_call(SYS_CLOSE_RANGE, 3, UINT32_MAX, 0, 0, 0, 0);
+            to_null(0, 0);
+            to_null(1, 1);
+            to_null(2, 1);
+            become_keeper(request, but);
+        }
+        leave(0);
+    }
+    if (child > 0)
+        wait_for(child);
+}
+
+static _Noreturn void use(const struct request *request, const struct entry *entry)
+{
+    int policy = entry->header->flags & ENTRY_POLICY;
+    if (!entry->image) {
+        if (policy) {
+            link_now(request, 0); /* says what is wrong */
+            leave(STATUS_USAGE);
+        }
+        say_plain("refused", entry_text(entry, entry->header->message));
+        start_plainly(request);
+    }
+    /* The file that was checked, whatever the path leads to by now. */
+    int64_t error = system_call(SYS_EXECVEAT, (uint64_t)entry->file, number_of(""),
+                                number_of(request->argv), number_of(launcher_envp), EMPTY_PATH, 0);
+    if (policy)
+        die("exec", "cannot execute", entry->image, error,
+            "check whether the file system is mounted `noexec`, or set SPIDL_CACHE", STATUS_USAGE);
+    if (request->quiet)
+        say_plain("cannot execute", entry->image);
+    else
+        warn("exec", "cannot execute the image", entry->image, error);
+    start_plainly(request);
+}
+
+/* Makes the link, if this is the time for it; otherwise the program starts the plain way. */
+static void make(const struct request *request, const struct key *key, const char *but,
+                 const char *reason, const char *detail)
+{
+    const char *when = variable("SPIDL_RELINK");
+    int policy = may_have_policy(request);
+    if (!policy) {
+        int never = when && same_text(when, "never");
+        if (!never && key && is_busy(request, key))
+            reason = "another process is linking it", never = 1;
+        else if (request->quiet && !key)
+            never = 1; /* nothing can be kept */
+        else if (request->quiet && is_unwritable(request->cache))
+            reason = "the cache folder cannot be written to", detail = request->cache, never = 1;
+        int later = when && same_text(when, "later");
+        if (!never && later)
+            link_later(request, but);
+        if (never || later) {
+            say_plain(reason, detail);
+            start_plainly(request);
+        }
+    }
+    int status = link_now(request, but);
+    if (status == KEPT)
+        return;
+    if (status == PLAINLY)
+        start_plainly(request);
+    if (status == STATUS_USAGE && (policy || !request->quiet))
+        leave(status); /* it said why */
+    if (policy)
+        die("no-link", "the program could not be linked", request->program, 0,
+            "SPIDL_TRACEBACK=1 may say why", STATUS_USAGE);
+    if (!request->quiet)
+        warn("no-link", "linking it came to a sudden end", request->program, 0);
+    start_plainly(request);
+}
+
+void start(struct request *request)
+{
+    struct key key;
+    struct entry entry;
+    if (launcher_secure) {
+        say_plain("a privileged start", 0);
+        start_plainly(request);
+    }
+    int keyed = request->cache && make_key(request, &key);
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        const char *detail = 0;
+        const char *reason = keyed ? find_entry(request->cache, &key, &entry) : "no cache folder";
+        if (!reason && (detail = front_fault(&entry)))
+            reason = "changed since the link";
+        if (!reason && !request->quiet && attempt == 0 && entry.header->flags & ENTRY_ERROR)
+            reason = "it could not be linked"; /* Python says so once more */
+        if (reason)
+            make(request, keyed ? &key : 0, 0, reason, detail);
+        else
+            use(request, &entry);
+    }
+    if (may_have_policy(request))
+        die("no-image", "the image is removed as soon as it is made", request->program, 0,
+            "see what empties the cache, or set SPIDL_CACHE to another folder", STATUS_USAGE);
+    if (!request->quiet)
+        warn("no-image", "the image is removed as soon as it is made", request->program, 0);
+    start_plainly(request);
+}
+
+/* An image found that it does not fit this start, and came back: POLICY ENTRY "\n" PROGRAM. */
+void restart(const char *stale)
+{
+    struct request request = {0};
+    struct entry entry;
+    struct key key;
+    int policy = *stale++ == 'P';
+    char *folder = joined(stale, "", ""), *end = folder;
+    request.argv = launcher_argv;
+    request.quiet = 1;
+    while (end && *end && *end != '\n')
+        end++;
+    if (!end || !*end)
+        die("stale", "SPIDL_STALE is for Spidl's own use", stale, 0, "unset it", STATUS_USAGE);
+    *end = 0;
+    request.program = end + 1;
+    const char *fault = launcher_secure ? "a privileged start" : open_entry(folder, &entry);
+    const char *changed = 0;
+    if (!fault) {
+        const char *program = request.program;
+        if (!entry_words(&entry, &request) || !request.cache ||
+            !same_text(request.program, program)) {
+            request.program = program;
+            fault = "an entry of something else";
+        }
+    }
+    if (!fault) {
+        changed = input_fault(&entry, 1);
+        if (!changed && !is_from_this_boot(&entry))
+            changed = "another start of the machine";
+    }
+    if (fault || !changed) {
+        if (policy)
+            die("policy", fault ? fault : "this start differs from the one that was linked",
+                request.program, 0, "SPIDL_VERBOSE=1 says in what", STATUS_POLICY);
+        if (fault)
+            say_plain(fault, folder);
+        start_plainly(&request);
+    }
+    char but[17];
+    uint64_t sum = entry.header->checksum;
+    for (int i = 16; i--; sum >>= 4)
+        but[i] = "0123456789abcdef"[sum & 15];
+    but[16] = 0;
+    if (make_key(&request, &key))
+        make(&request, &key, but, "changed since the link", changed);
+    start(&request);
+}
