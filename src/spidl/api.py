@@ -52,7 +52,7 @@ from spidl.link.phases import (
 )
 from spidl.link.pipeline import Pipeline
 from spidl.link.recipes import LAZY, RECIPES, VERSIONING, Batch, Recipe, Versioning, Words
-from spidl.link.runtime import RUNTIME, Runtime
+from spidl.link.runtime import EXPECTED_RUNTIME, RUNTIME, Runtime
 from spidl.link.space import (
     PAGE,
     AddressSpace,
@@ -81,6 +81,7 @@ __all__ = [
     "DF_1",
     "DT",
     "ET",
+    "EXPECTED_RUNTIME",
     "I64",
     "LAZY",
     "LOAD",

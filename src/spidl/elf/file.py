@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from spidl.elf.constants import (
-    DF,
-    DF_1,
-    DT,
-    PAGE,
-    PF,
-    PT,
-)
+from spidl.elf.constants import DF, DF_1, DT, PAGE, PF, PT
 from spidl.elf.dynamic import Dynamic, read_dynamic
 from spidl.elf.header import Header, parse_header, parse_loads
 from spidl.elf.notes import Note, find_build_id, read_notes, read_properties
@@ -43,6 +38,15 @@ from spidl.elf.versions import (
 )
 
 _PATH_MAX = 4096
+
+
+class Derivation(Protocol):
+    """A function that computes one-dimensional arrays of numbers from a file."""
+
+    __module__: str
+    __qualname__: str
+
+    def __call__(self, file: ElfFile, /) -> Mapping[str, npt.NDArray[Any]]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,6 +357,26 @@ class ElfFile:
     def relr(self) -> npt.NDArray[np.uint64]:
         """The virtual addresses that DT_RELR relocates."""
         return read_relr(self.reader, self._dynamic)
+
+    # What others find
+
+    @cached_property
+    def derivations(self) -> dict[str, Mapping[str, npt.NDArray[Any]]]:
+        """What `derived` has computed, by the full name of the function."""
+        return {}
+
+    def derived(self, compute: Derivation) -> Mapping[str, npt.NDArray[Any]]:
+        """``compute(self)``, computed once and perhaps in an earlier process: read-only arrays.
+
+        ``compute`` is a function at the top of a module and depends on nothing but this file's
+        bytes.
+        """
+        key = f"{compute.__module__}.{compute.__qualname__}"
+        found = self.derivations.get(key)
+        if found is None:
+            found = {name: frozen(array) for name, array in compute(self).items()}
+            self.derivations[key] = found
+        return found
 
     # Notes
 

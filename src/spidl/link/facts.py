@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from spidl.diagnostics import LinkError
 
@@ -41,8 +41,12 @@ class Facts:
     def __contains__(self, key: Fact[Any]) -> bool:
         return key in self._values
 
-    def get(self, key: Fact[T], default: T) -> T:
-        value: T = self._values.get(key, default)
+    @overload
+    def get(self, key: Fact[T], default: T) -> T: ...
+    @overload
+    def get(self, key: Fact[T], default: None) -> T | None: ...
+    def get(self, key: Fact[T], default: T | None) -> T | None:
+        value: T | None = self._values.get(key, default)
         return value
 
     def setdefault(self, key: Fact[T], default: T) -> T:

@@ -21,6 +21,7 @@ from spidl.link.facts import Facts
 from spidl.link.mediator import Mediator
 from spidl.link.module import Module, check_order, expect_result, failed
 from spidl.link.namespace import Namespace
+from spidl.link.objects import Objects, ObjectStore
 from spidl.link.phases import (
     COLLECT,
     LOAD,
@@ -57,7 +58,8 @@ class Link:
     """A program on its way to an image.
 
     ``objects`` is in load order, the program first.  ``inputs`` holds every file that was read,
-    ``absent`` every path that was looked for in vain before the one that was found.
+    ``absent`` every path that was looked for in vain before the one that was found.  What
+    ``store`` has of an object is not parsed again.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class Link:
         program: str | MemoryObject,
         modules: Sequence[Module],
         environment: Environment | None = None,
+        *,
+        store: ObjectStore | Objects | None = None,
     ) -> None:
         self.program = program if isinstance(program, str) else program.name
         self._program = (
@@ -82,6 +86,7 @@ class Link:
         self.history: list[PassRun] = []
         self.bindings: list[Bindings] = []
         self.actions: list[Action] = []
+        self._objects = store if isinstance(store, Objects) else Objects(store)
         self._mediator = Mediator(self)
         self._names: dict[str, Dso] = {}
         self._by_inode: dict[tuple[int, int], Dso] = {}
@@ -96,10 +101,15 @@ class Link:
 
     # -- the phases ------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """All phases.  Raises `LinkError` with the phase's name in its code."""
+    def run(self, loaded: Callable[[Link], None] | None = None) -> None:
+        """All phases.  Raises `LinkError` with the phase's name in its code.
+
+        ``loaded`` is called when every address is known: for a target's work that needs no more.
+        """
         self.collect()
         self.load()
+        if loaded is not None:
+            loaded(self)
         self.relocate()
         self.protect()
         self.start()
@@ -141,6 +151,7 @@ class Link:
                 self._run(RELOCATE.name, registered, dso, dso, self)
         self._post(POST_RELOCATE)
         self.space.seal("writes")
+        self._objects.keep(dso.file for dso in self.objects)
 
     def protect(self) -> None:
         """Final permissions."""
@@ -340,14 +351,8 @@ class Link:
                 notes=() if not need.found else (need.found,),
                 help="install the package that has it, or set LD_LIBRARY_PATH to its folder",
             )
-        try:
-            file = ElfFile.open(need.path)
-        except LinkError as error:
-            raise (
-                error
-                if loader is None
-                else error.with_note(f"needed by {loader.path} ({need.because})")
-            ) from None
+        by = None if loader is None else f"{loader.path} ({need.because})"
+        file = self._objects.open(need.path, by)
         assert file.stat is not None
         inode = (file.stat.st_dev, file.stat.st_ino)
         known = self._by_inode.get(inode)
@@ -366,18 +371,9 @@ class Link:
         return dso
 
     def _register(
-        self,
-        file: ElfFile,
-        name: str,
-        path: str,
-        loader: Dso | None,
-        because: str,
-        found: str,
-        identity: FileIdentity | None,
-        in_scope: bool,
-        *,
-        made_by: str | None,
-    ) -> Dso:
+        self, file: ElfFile, name: str, path: str, loader: Dso | None, because: str, found: str,
+        identity: FileIdentity | None, in_scope: bool, *, made_by: str | None,
+    ) -> Dso:  # fmt: skip
         dso = Dso(len(self.objects), name, path, file, self.main, loader, because, found, identity,
                   made_by=made_by)  # fmt: skip
         dso.names |= {n for n in (file.soname, path if loader else None) if n}

@@ -9,7 +9,8 @@ number of definitions of one name and not the number of requests.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,52 +40,53 @@ if TYPE_CHECKING:
     from spidl.link.dso import Dso
     from spidl.link.link import Link
 
+_UNDEF, _ABS, _TLS, _LOCAL = int(SHN.UNDEF), int(SHN.ABS), int(STT.TLS), int(STB.LOCAL)
+_HIDDEN, _INTERNAL, _PROTECTED = int(STV.HIDDEN), int(STV.INTERNAL), int(STV.PROTECTED)
+"""As plain numbers: looking a member of an enumeration up takes longer than comparing columns."""
+
 
 class ScopeIndex:
-    """The symbol tables of some objects, joined and sorted by name hash, then scope order."""
+    """The symbol tables of some objects, joined in scope order, and found by name hash.
+
+    An *entry* is a row of the joined table.
+    """
 
     def __init__(self, members: list[Dso], tables: list[Exports]) -> None:
         sizes = np.array([len(t.hash) for t in tables], np.int64)
 
-        def column(name: str, dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        def column(name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
             if not tables:
                 return np.zeros(0, dtype)
-            return np.concatenate([getattr(t, name) for t in tables])
+            return np.concatenate([getattr(t, name) for t in tables]).astype(dtype, copy=False)
 
         hashes = column("hash", np.uint64)
-        order = np.argsort(hashes, kind="stable")
-        self.hash: U64 = hashes[order].astype(np.uint64, copy=False)
-        member = np.repeat(np.array([m.number for m in members], np.int64), sizes)
-        versioned = np.repeat(np.array([t.has_versions for t in tables], np.bool_), sizes)
-        self.member: I64 = member[order]
-        self.versioned: Bool = versioned[order]
-        self.symbol: I64 = column("symbol", np.int64)[order].astype(np.int64, copy=False)
-        self.version: U64 = column("version", np.uint64)[order].astype(np.uint64, copy=False)
-        self.hidden: Bool = column("hidden", np.bool_)[order].astype(np.bool_, copy=False)
-        self.default: Bool = column("default", np.bool_)[order].astype(np.bool_, copy=False)
-        self.for_plt: Bool = column("for_plt", np.bool_)[order].astype(np.bool_, copy=False)
-        self._objects = {m.number: m for m in members}
+        self._order = np.argsort(hashes, kind="stable")
+        """Entries by name hash, those of one hash in scope order."""
+        self._sorted: U64 = hashes[self._order]
+        self.member = np.repeat(np.array([m.number for m in members], np.int64), sizes)
+        self.versioned = np.repeat(np.array([t.has_versions for t in tables], np.bool_), sizes)
+        self.symbol: I64 = column("symbol", np.int64)
+        self.version: U64 = column("version", np.uint64)
+        self.hidden: Bool = column("hidden", np.bool_)
+        self.default: Bool = column("default", np.bool_)
+        self.for_plt: Bool = column("for_plt", np.bool_)
         parts = [m.file.symbols[t.symbol] for m, t in zip(members, tables, strict=True)]
-        symbols = np.concatenate(parts)[order] if parts else np.zeros(0, SYM)
-        self._value = symbols["st_value"].astype(np.uint64)
-        self._moves = _moves(symbols)
-        self._size = symbols["st_size"].astype(np.uint64)
-        self._type = symbols["st_info"] & 15
-        self._defined = symbols["st_shndx"] != SHN.UNDEF
+        self._symbols = np.concatenate(parts) if parts else np.zeros(0, SYM)
+        self._bias = np.zeros(max((m.number for m in members), default=0) + 1, np.uint64)
+        for dso in members:
+            self._bias[dso.number] = dso.bias
 
     def give(self, bindings: Bindings, rows: I64, entry: I64) -> None:
         """Record that ``rows`` are bound to these entries."""
         provider = self.member[entry]
-        bias = np.zeros(int(provider.max(initial=0)) + 1, np.uint64)
-        for number in np.flatnonzero(np.bincount(provider)).tolist():
-            bias[number] = self._objects[number].bias
-        value = self._value[entry]
+        symbols = self._symbols[entry]
+        value = symbols["st_value"].astype(np.uint64)
         bindings.provider[rows] = provider
         bindings.symbol[rows] = self.symbol[entry]
-        bindings.value[rows] = np.where(self._moves[entry], value + bias[provider], value)
-        bindings.size[rows] = self._size[entry]
-        bindings.type[rows] = self._type[entry]
-        bindings.defined[rows] = self._defined[entry]
+        bindings.value[rows] = np.where(_moves(symbols), value + self._bias[provider], value)
+        bindings.size[rows] = symbols["st_size"]
+        bindings.type[rows] = symbols["st_info"] & 15
+        bindings.defined[rows] = symbols["st_shndx"] != _UNDEF
 
     def first(self, requests: Requests, rows: I64, lookup: npt.NDArray[np.uint8], root: int) -> I64:
         """The first acceptable entry for each of ``rows`` of ``requests``; -1 for none.
@@ -92,16 +94,20 @@ class ScopeIndex:
         ``root`` is the number of the program, which COPY look-ups skip.
         """
         wanted = requests.hash[rows]
-        low = np.searchsorted(self.hash, wanted, "left").astype(np.int64)
-        high = np.searchsorted(self.hash, wanted, "right").astype(np.int64)
         answer = np.full(len(rows), -1, np.int64)
-        active = np.flatnonzero(low < high)
+        last = len(self._sorted) - 1
+        if last < 0:
+            return answer
+        at = np.searchsorted(self._sorted, wanted).astype(np.int64)
+        active = np.flatnonzero(self._sorted[np.minimum(at, last)] == wanted)
         while len(active):
-            entry = low[active]
+            entry = self._order[at[active]]
             accepted = self._accepts(requests, rows[active], lookup[active], entry, root)
             answer[active[accepted]] = entry[accepted]
-            low[active] += 1
-            active = active[~accepted & (low[active] < high[active])]
+            active = active[~accepted]
+            at[active] += 1
+            active = active[at[active] <= last]
+            active = active[self._sorted[at[active]] == wanted[active]]
         return answer
 
     def _accepts(
@@ -193,19 +199,20 @@ class Mediator:
         symbols = dso.file.symbols[requests.symbol]
         binding = symbols["st_info"] >> 4
         visibility = symbols["st_other"] & 3
-        local = (binding == STB.LOCAL) | np.isin(visibility, (STV.HIDDEN, STV.INTERNAL))
+        local = (binding == _LOCAL) | (visibility == _HIDDEN) | (visibility == _INTERNAL)
         self._take(bindings, np.flatnonzero(local), dso.number, requests.symbol[local])
         open_rows = np.flatnonzero(~local)
         if dso.file.symbolic and len(open_rows):
-            own = self._own.setdefault(dso.number, self._index([dso]))
-            open_rows = self._search(bindings, own, open_rows)
+            if dso.number not in self._own:
+                self._own[dso.number] = self._index([dso])
+            open_rows = self._search(bindings, self._own[dso.number], open_rows)
         scope = self.scope(dso.namespace)
         self._search(bindings, scope, open_rows)
         self._unify(bindings, dso.namespace)
-        protected = np.flatnonzero(~local & (visibility == STV.PROTECTED))
+        protected = np.flatnonzero(~local & (visibility == _PROTECTED))
         if len(protected):
             self._bind_protected(bindings, scope, protected)
-        own = local | (bindings.provider == dso.number) & (visibility == STV.PROTECTED)
+        own = local | (bindings.provider == dso.number) & (visibility == _PROTECTED)
         self._ask_resolvers(bindings, np.flatnonzero(~own))
         return bindings
 
@@ -267,13 +274,20 @@ class Mediator:
         bindings.value[rows] = np.where(_moves(chosen), value + np.uint64(dso.bias), value)
         bindings.size[rows] = chosen["st_size"]
         bindings.type[rows] = kind
-        bindings.defined[rows] = chosen["st_shndx"] != SHN.UNDEF
+        bindings.defined[rows] = chosen["st_shndx"] != _UNDEF
+
+    @cached_property
+    def _resolving(self) -> bool:
+        """Whether any object has a resolver: they are registered before the first look-up."""
+        return any(pipeline.resolvers for pipeline in self._link.pipelines)
 
     def _ask_resolvers(self, bindings: Bindings, rows: I64) -> None:
         """Let the resolvers of objects in scope answer, each where its object stands in scope.
 
         Nobody is asked for what cannot leave its object: local, hidden and protected symbols.
         """
+        if not self._resolving:
+            return
         requests = bindings.requests
         members = requests.dso.namespace.members
         position = {m.number: i for i, m in enumerate(members)}
@@ -306,7 +320,7 @@ class Mediator:
 
 def _moves(symbols: npt.NDArray[np.void]) -> Bool:
     """Which symbols' values are addresses in their object: absolute ones and TLS offsets stay."""
-    moves: Bool = (symbols["st_shndx"] != SHN.ABS) & (symbols["st_info"] & 15 != STT.TLS)
+    moves: Bool = (symbols["st_shndx"] != _ABS) & (symbols["st_info"] & 15 != _TLS)
     return moves
 
 

@@ -29,3 +29,7 @@ class Runtime:
 
 
 RUNTIME: Fact[Runtime] = Fact("runtime")
+
+EXPECTED_RUNTIME: Fact[Runtime] = Fact("expected-runtime")
+"""What `RUNTIME` is likely to be, told in post-load: a target may begin its work with it, and must
+compare it with `RUNTIME`, which counts."""

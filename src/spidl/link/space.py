@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,10 @@ import numpy.typing as npt
 from spidl.diagnostics import LinkError, Place
 from spidl.link.actions import Protection
 from spidl.link.memory import U8, U64, Memory, zeros
+from spidl.link.writes import CopyRun as CopyRun
+from spidl.link.writes import Deferred as Deferred
+from spidl.link.writes import Provenance as Provenance
+from spidl.link.writes import Write as Write
 
 PAGE = 4096
 _LOW, _HIGH = 0x5555_0000_0000, 0x5640_0000_0000
@@ -48,18 +55,6 @@ def page_up(address: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Provenance:
-    """Who did it: phase, module and object names."""
-
-    phase: str
-    module: str
-    dso: str
-
-    def __str__(self) -> str:
-        return f"{self.module} in {self.phase} of {self.dso}"
-
-
-@dataclass(frozen=True, slots=True)
 class Mapping:
     """Pages with one permission and one backing.
 
@@ -79,6 +74,15 @@ class Mapping:
     @property
     def end(self) -> int:
         return self.start + self.length
+
+    def blocks(self) -> list[tuple[int, U8]]:
+        """`initial`, in parts (address, bytes): only a page that is filled in part is new."""
+        whole = page_down(0 if self.content is None else min(self.filled, len(self.content)))
+        if self.content is None or not 0 < whole < self.length:
+            return [(self.start, self.initial())]
+        rest = Mapping(self.start + whole, self.length - whole, self.protection, self.by, None, 0,
+                       self.filled - whole, self.content[whole:])  # fmt: skip
+        return [(self.start, self.content[:whole]), (rest.start, rest.initial())]
 
     def initial(self) -> U8:
         """The bytes before any write; read-only where they are the file's own or zero."""
@@ -112,52 +116,6 @@ class Protect:
     protection: Protection
 
 
-@dataclass(slots=True)
-class Write:
-    """A batch of equal-width writes.
-
-    ``source`` names what asked for each word (index into the object's ``table``), for explain.
-    ``owner`` is the index in ``owners`` of the module that wants another value than the system's
-    linker would write, -1 where both must agree.
-    """
-
-    addresses: U64
-    values: U64
-    width: int
-    by: Provenance
-    table: str
-    source: npt.NDArray[np.int64]
-    owner: npt.NDArray[np.int64]
-    owners: list[str]
-
-
-@dataclass(slots=True)
-class Deferred:
-    """Words whose value only a running process knows (IFUNC results, TLS descriptors).
-
-    ``functions`` are the resolvers to call, 0 where the run-time linker must provide the value.
-    """
-
-    addresses: U64
-    functions: U64
-    by: Provenance
-    reason: str
-
-
-@dataclass(slots=True)
-class CopyRun:
-    """Bytes written in one piece (COPY relocations, patches).
-
-    ``origin`` is the run-time address that they were copied from, 0 for a module's own bytes,
-    which may differ from what the system's linker would write.
-    """
-
-    address: int
-    content: U8
-    by: Provenance
-    origin: int
-
-
 def _outside(by: Provenance, what: str, error: LookupError) -> LinkError:
     return LinkError(
         "relocate/outside",
@@ -165,6 +123,22 @@ def _outside(by: Provenance, what: str, error: LookupError) -> LinkError:
         place=Place(by.dso),
         help="the file is damaged: reinstall the package it belongs to",
     )
+
+
+def _apply(memory: Memory, writes: Sequence[Write | CopyRun]) -> None:
+    """Perform writes in order, words in batches.  Raises LookupError(address) outside."""
+    for width, batch in groupby(writes, key=lambda w: w.width if isinstance(w, Write) else 0):
+        if not width:
+            for run in batch:
+                assert isinstance(run, CopyRun)
+                memory.write_bytes(run.address, run.content)
+            continue
+        words = [write for write in batch if isinstance(write, Write)]
+        memory.write_words(
+            np.concatenate([write.addresses for write in words]),
+            np.concatenate([write.values for write in words]),
+            width,
+        )
 
 
 class AddressSpace:
@@ -264,7 +238,7 @@ class AddressSpace:
         """Copy bytes, as a COPY relocation does."""
         self._check("writes", by, "writes memory")
         try:
-            content = self.memory.read_bytes(origin, size)
+            content = self._read(origin, size, lambda memory: memory.read_bytes(origin, size))
         except LookupError as error:
             raise _outside(by, "copies from", error) from None
         self.writes.append(CopyRun(address, content, by, origin))
@@ -286,14 +260,14 @@ class AddressSpace:
 
     def apply(self, memory: Memory, since: int = 0) -> None:
         """Perform the writes from number ``since`` on, in order."""
-        for write in self.writes[since:]:
-            try:
-                if isinstance(write, CopyRun):
-                    memory.write_bytes(write.address, write.content)
-                else:
-                    memory.write_words(write.addresses, write.values, write.width)
-            except LookupError as error:
-                raise _outside(write.by, "writes to", error) from None
+        try:
+            _apply(memory, self.writes[since:])
+        except LookupError:
+            for write in self.writes[since:]:  # again, to tell whose it is
+                try:
+                    _apply(memory, [write])
+                except LookupError as error:
+                    raise _outside(write.by, "writes to", error) from None
 
     def read_words(self, addresses: U64, by: Provenance) -> U64:
         """The 8-byte words at addresses, every write so far included.
@@ -301,9 +275,32 @@ class AddressSpace:
         Raises `LinkError` ``relocate/outside`` where nothing is mapped.
         """
         try:
-            return self.memory.read_words(addresses)
+            if not len(addresses):
+                return addresses
+            first = int(addresses.min())
+            size = int(addresses.max()) - first + 8
+            words: U64 = self._read(first, size, lambda memory: memory.read_words(addresses))
+            return words
         except LookupError as error:
             raise _outside(by, "reads from", error) from None
+
+    def _read(self, start: int, size: int, read: Callable[[Memory], U8 | U64]) -> Any:
+        """What ``read`` finds in a range, every write so far included.
+
+        Only the mappings in the range are put together; what they are not enough for goes through
+        `memory`.  Raises LookupError as ``read``.
+        """
+        if self._memory is None:
+            first = max(bisect_right(self._ordered, start, key=_start) - 1, 0)
+            inside = self._ordered[first : bisect_left(self._ordered, start + size, key=_start)]
+            memory = Memory(block for mapping in inside for block in mapping.blocks())
+            low = min((m.start for m in inside), default=start)
+            high = max((m.end for m in inside), default=start)
+            some = [part for write in self.writes if (part := write.within(low, high)) is not None]
+            with suppress(LookupError):
+                _apply(memory, some)
+                return read(memory)
+        return read(self.memory)
 
     @property
     def memory(self) -> Memory:

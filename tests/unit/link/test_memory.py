@@ -77,3 +77,89 @@ def test_among() -> None:
     assert among(u64(1, 5, 9, 10), u64(1, 9)).tolist() == [True, False, True, False]
     assert among(u64(1), u64()).tolist() == [False]
     assert among(u64(), u64(1)).tolist() == []
+
+
+PAGE = 4096
+FAR = 0x5555_0000_0000
+"""Too far from the low addresses of a program with fixed ones for a table of all pages."""
+
+
+def flat_memory(low: int, high: int) -> tuple[Memory, np.ndarray[tuple[int], np.dtype[np.uint8]]]:
+    """Two arrays that are one, with zeros and a view of a file between them."""
+    flat = np.arange(4 * PAGE).astype(np.uint8)
+    file = np.frombuffer(bytes(PAGE), np.uint8)
+    blocks = [
+        (low, flat[:PAGE]),
+        (low + PAGE, file),
+        (low + 3 * PAGE, zeros(PAGE)),
+        (high, flat[PAGE:]),
+    ]
+    return Memory(blocks, flat), flat
+
+
+@pytest.mark.parametrize(("low", "high"), [(0x40_0000, 0x41_0000), (0x40_0000, FAR)])
+def test_a_batch_in_one_array(low: int, high: int) -> None:
+    memory, flat = flat_memory(low, high)
+    addresses = u64(high + 8, low, high + 3 * PAGE - 8, low + PAGE - 8)
+    where = memory.locate(addresses)
+    assert where is not None
+    assert (where * 8).tolist() == [PAGE + 8, 0, 4 * PAGE - 8, PAGE - 8]
+    assert memory.flat_words == 4 * PAGE // 8
+    before = memory.read_words(addresses).tolist()
+    assert before == flat.view(np.uint64)[where].tolist()
+    memory.write_words(addresses, u64(1, 2, 3, 4))
+    assert memory.read_words(addresses).tolist() == [1, 2, 3, 4]
+    assert memory.read_bytes(low, 1).tolist() == [2]
+
+
+@pytest.mark.parametrize("high", [0x41_0000, FAR])
+@pytest.mark.parametrize("offset", [PAGE, 3 * PAGE, 4, PAGE - 4])
+def test_what_does_not_lie_in_the_one_array(high: int, offset: int) -> None:
+    memory, _ = flat_memory(0x40_0000, high)
+    address = u64(0x40_0000 + offset)
+    assert memory.locate(u64(high)) is not None
+    assert memory.locate(np.concatenate([u64(high), address])) is None
+    if offset == PAGE - 4:
+        with pytest.raises(LookupError):
+            memory.read_words(address)
+        return
+    memory.write_words(np.concatenate([u64(high), address]), u64(7, 9))
+    assert memory.read_words(np.concatenate([address, u64(high)])).tolist() == [9, 7]
+
+
+@pytest.mark.parametrize("high", [0x41_0000, FAR])
+@pytest.mark.parametrize("address", [0, 0x3F_FFF8, 0x40_2000, 0x40_4000, 2**64 - 8])
+def test_outside_of_everything(high: int, address: int) -> None:
+    memory, _ = flat_memory(0x40_0000, high)
+    batch = u64(high, address)
+    assert memory.locate(batch) is None
+    assert memory.holds(batch).tolist() == [True, False]
+    for call in (lambda: memory.read_words(batch), lambda: memory.write_words(batch, batch)):
+        with pytest.raises(LookupError) as caught:
+            call()
+        assert caught.value.args == (address,)
+
+
+def test_a_batch_over_many_blocks() -> None:
+    memory = Memory([(0x1000 * i, np.zeros(16, np.uint8)) for i in range(1, 30)])
+    addresses = np.arange(29, 0, -1).astype(np.uint64) * np.uint64(0x1000) + np.uint64(8)
+    memory.write_words(addresses, addresses)
+    assert memory.read_words(addresses[::2]).tolist() == addresses[::2].tolist()
+    assert memory.read_words(addresses - np.uint64(8)).tolist() == [0] * 29
+
+
+def test_joined_has_both_and_copies_what_is_new() -> None:
+    memory, _ = flat_memory(0x40_0000, 0x41_0000)
+    assert memory.joined([]) is memory
+    new = np.ones(PAGE, np.uint8)
+    both = memory.joined([(0x50_0000, new)])
+    both.write_words(u64(0x40_0000, 0x50_0000), u64(5, 6))
+    assert memory.read_words(u64(0x40_0000)).tolist() == [5]
+    assert new[0] == 1
+
+
+def test_make_writable_leaves_zeros() -> None:
+    memory, _ = flat_memory(0x40_0000, 0x41_0000)
+    memory.make_writable(lambda start: start != 0x41_0000)
+    assert [data.flags.writeable for _, data in memory.blocks] == [True, True, False, True]
+    assert is_zeros(memory.blocks[2][1])

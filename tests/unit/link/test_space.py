@@ -113,3 +113,66 @@ def test_who_wrote_a_byte() -> None:
     assert found == [("test", 1), ("other", 1)]
     assert [row for _, row in space.writers(0x10000)] == [0]
     assert list(space.writers(0x10010)) == []
+
+
+def filled_space() -> AddressSpace:
+    """Three mappings, of which one is filled in part; words and bytes over all of them."""
+    space = AddressSpace(0)
+    space.map(pages(0x10000, 3, bytes(range(256)) * 40))
+    space.map(pages(0x13000))
+    space.map(pages(0x20000, 2, b"\7" * 8192))
+    space.write(u64(0x10008, 0x13010, 0x20FFC), u64(1, 2, 3), BY)
+    space.write(u64(0x10004, 0x11FFE), u64(5, 6), BY, width=4)
+    space.patch(0x12FF0, bytes(range(100, 132)), BY)
+    space.write(u64(0x13008), u64(9), BY)
+    return space
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        (0x10000, 0x10008),
+        (0x10004, 0x11FFE),
+        (0x12700, 0x12FF8),
+        (0x13000, 0x13008, 0x13010),
+        (0x11FFC, 0x20FFC),
+        (0x20000, 0x10000),
+        (),
+    ],
+)
+def test_reading_a_part_is_reading_the_whole(addresses: tuple[int, ...]) -> None:
+    part, whole = filled_space(), filled_space()
+    expected = whole.memory.read_words(u64(*addresses)).tolist()
+    assert part.read_words(u64(*addresses), BY).tolist() == expected
+    for address in addresses:
+        part.copy(0x21000, address, 0x20, BY)
+        whole.patch(0x21000, whole.memory.read_bytes(address, 0x20).tobytes(), BY)
+        assert part.memory.read_bytes(0x20000, 8192).tobytes() == (
+            whole.memory.read_bytes(0x20000, 8192).tobytes()
+        )
+
+
+def test_reading_a_part_leaves_the_content_alone() -> None:
+    content = np.full(4096, 7, np.uint8)
+    content.flags.writeable = False
+    space = AddressSpace(0)
+    space.map(Mapping(0x10000, 8192, RW, BY, filled=4096, content=content))
+    space.write(u64(0x10000, 0x11000), u64(1, 2), BY)
+    assert space.read_words(u64(0x10000, 0x11000), BY).tolist() == [1, 2]
+    assert content[0] == 7
+
+
+@pytest.mark.parametrize("address", [0xFF8, 0xFFFC, 0x14000, 0x13FFC, 2**64 - 8])
+def test_reading_outside_is_an_error_that_names_the_reader(address: int) -> None:
+    space = filled_space()
+    with expect("relocate/outside") as expected:
+        space.read_words(u64(0x10000, address), BY)
+    assert "reads from" in expected.diagnostic.message
+
+
+def test_a_bad_write_is_an_error_in_whatever_part_is_read() -> None:
+    space = filled_space()
+    space.write(u64(0x13FFC), u64(1), BY)
+    with expect("relocate/outside") as expected:
+        space.read_words(u64(0x13000), BY)
+    assert "writes to 0x13ffc" in expected.diagnostic.message

@@ -76,7 +76,10 @@ def plan(
             free = start + high - low
         stat = os.stat(path)
         bias = start - low
-        return file, Placement(path, stat.st_dev, stat.st_ino, bias, start, high - low, align)
+        length = high - low
+        return file, Placement(
+            path, stat.st_dev, stat.st_ino, bias, start, length, align, file.data
+        )
 
     file, main = take(program)
     at = main.bias + file.entry + (stop or 0)

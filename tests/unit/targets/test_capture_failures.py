@@ -179,7 +179,7 @@ def test_leaves_nothing_behind(tmp_path: Path, hello: str) -> None:
         assert code(bad) == "adopt/died"
         assert code(absent) == "adopt/exec"
         assert code(dataclasses.replace(good, stop=1 << 63)) == "adopt/no-breakpoint"
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert os.sched_getaffinity(0) == allowed
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from spidl.api import (
     POST_COLLECT,
+    POST_LOAD,
     RECIPES,
     START,
     VERSIONING,
@@ -19,7 +20,7 @@ from spidl.api import (
     Pipeline,
 )
 from spidl.modules.gnu.recipes import GNU
-from spidl.modules.gnu.runtime import enter, is_glibc, needs_linker
+from spidl.modules.gnu.runtime import enter, expect_runtime, is_glibc, needs_linker
 from spidl.modules.gnu.search import find, refuse_special
 from spidl.modules.gnu.symbols import GnuVersioning, add_versions, check_versions
 
@@ -38,6 +39,7 @@ class Gnu(Module):
         pipeline.weak(POST_COLLECT, bring_recipes)
         pipeline.weak(POST_COLLECT, check_versions)
         pipeline.weak(POST_COLLECT, refuse_special)
+        pipeline.weak(POST_LOAD, expect_runtime)
         if pipeline.exporter is not None:
             unversioned = pipeline.exporter[1]
             pipeline.exports(lambda dso, link: add_versions(dso, unversioned(dso, link)))

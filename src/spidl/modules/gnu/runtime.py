@@ -5,9 +5,11 @@ Everything here is found by looking at the build at hand.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 
 from spidl.api import (
+    EXPECTED_RUNTIME,
     RUNTIME,
     Action,
     Dso,
@@ -50,9 +52,20 @@ def needs_linker(link: Link) -> bool:
 
 def enter(link: Link) -> list[Action]:
     """Continue where ld.so has relocated everything and goes on to run constructors."""
+    runtime = link.facts[RUNTIME] = _runtime(link)
+    return [Jump(runtime.stop, rax=link.root.bias + link.root.file.entry)]
+
+
+def expect_runtime(link: Link) -> None:
+    """Post-load: tell the target what `enter` is going to tell; an error can wait for that."""
+    if needs_linker(link):
+        with suppress(LinkError):
+            link.facts[EXPECTED_RUNTIME] = _runtime(link)
+
+
+def _runtime(link: Link) -> Runtime:
     linker = interpreter_of(link)
-    link.facts[RUNTIME] = Runtime(linker, linker.bias + stop_vaddr(linker), "LD_BIND_NOW")
-    return [Jump(linker.bias + stop_vaddr(linker), rax=link.root.bias + link.root.file.entry)]
+    return Runtime(linker, linker.bias + stop_vaddr(linker), "LD_BIND_NOW")
 
 
 def stop_vaddr(linker: Dso) -> int:

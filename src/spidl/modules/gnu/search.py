@@ -19,7 +19,8 @@ from spidl.modules.gnu.runtime import SONAME
 
 _OBSERVERS = ("LD_AUDIT", "LD_DEBUG", "LD_PROFILE", "LD_TRACE_LOADED_OBJECTS", "LD_VERBOSE")
 CACHE_PATH = "/etc/ld.so.cache"
-_CACHE: Fact[dict[str, str]] = Fact("ld.so.cache")
+CACHE: Fact[dict[str, str]] = Fact("ld.so.cache")
+"""What the cache says, by soname; a target that links often may tell it beforehand."""
 
 
 def find(raw: str, dso: Dso, link: Link) -> Need:
@@ -141,10 +142,10 @@ def _fits(path: str, link: Link) -> bool:
 
 
 def _cached(name: str, dso: Dso, link: Link) -> str | None:
-    if _CACHE not in link.facts:
+    if CACHE not in link.facts:
         data = link.read_input(CACHE_PATH)
-        link.facts[_CACHE] = {} if data is None else parse_cache(data, supported_levels())
-    path = link.facts[_CACHE].get(name)
+        link.facts[CACHE] = {} if data is None else parse_cache(data, supported_levels())
+    path = link.facts[CACHE].get(name)
     if path is None or not link.exists(path) or not _fits(path, link):
         return None
     if dso.file.flags_1 & DF_1.NODEFLIB:

@@ -6,6 +6,7 @@ The rules are those of glibc's elf/dl-version.c and check_match in elf/dl-lookup
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from spidl.api import (
     VERSYM_HIDDEN,
     VERSYM_VERSION,
     Dso,
+    ElfFile,
     Exports,
     Link,
     LinkError,
@@ -33,12 +35,11 @@ def add_versions(dso: Dso, table: Exports) -> Exports:
     versym = dso.file.versym
     if versym is None:
         return table
-    raw = versym[table.symbol]
-    index = raw & VERSYM_VERSION
-    table.version = _hashes(dso)[index]
-    table.hidden = (raw & VERSYM_HIDDEN) != 0
+    columns = dso.file.derived(versions)
+    table.version = columns["version"][table.symbol]
+    table.hidden = columns["hidden"][table.symbol]
     # Without a version: index < 3, or the one definition of the name that is not hidden.
-    old = index < 3
+    old = columns["old"][table.symbol]
     newer = np.flatnonzero(~old & ~table.hidden)
     order = newer[np.argsort(table.hash[newer], kind="stable")]
     ordered = table.hash[order]
@@ -53,12 +54,27 @@ def add_versions(dso: Dso, table: Exports) -> Exports:
     return table
 
 
-def _hashes(dso: Dso) -> U64:
-    """Name hash by version index, 0 for the base version and for unused indices."""
-    hashes = np.zeros(VERSYM_VERSION + 1, np.uint64)
-    for index, version in dso.file.versions.items():
-        hashes[index] = _version_hash(version.name)
-    return hashes
+def versions(file: ElfFile) -> dict[str, npt.NDArray[Any]]:
+    """What .gnu.version says of each symbol, with name hashes instead of indices.
+
+    ``version`` is 0 for the base version and for none; ``hidden`` is that of a definition, and
+    ``asked_hidden`` that of a reference; ``old`` is index < 3.
+    """
+    versym = file.versym
+    if versym is None:
+        return {}
+    index = versym & VERSYM_VERSION
+    size = int(index.max(initial=0)) + 1
+    hashes, hidden = np.zeros(size, np.uint64), np.zeros(size, np.bool_)
+    for number, version in file.versions.items():
+        if number < size:
+            hashes[number], hidden[number] = _version_hash(version.name), version.hidden
+    return {
+        "version": hashes[index],
+        "hidden": (versym & VERSYM_HIDDEN) != 0,
+        "asked_hidden": hidden[index],
+        "old": index < 3,
+    }
 
 
 @cache
@@ -71,14 +87,10 @@ class GnuVersioning(Versioning):
     """References carry the version that .gnu.version gives them."""
 
     def columns(self, dso: Dso, symbols: I64) -> tuple[U64, npt.NDArray[np.bool_]]:
-        versym = dso.file.versym
-        if versym is None or not len(symbols):
+        if dso.file.versym is None or not len(symbols):
             return super().columns(dso, symbols)
-        index = versym[symbols] & VERSYM_VERSION
-        hidden = np.zeros(VERSYM_VERSION + 1, np.bool_)
-        for number, version in dso.file.versions.items():
-            hidden[number] = version.hidden
-        return _hashes(dso)[index], hidden[index]
+        columns = dso.file.derived(versions)
+        return columns["version"][symbols], columns["asked_hidden"][symbols]
 
 
 def check_versions(link: Link) -> None:
@@ -87,12 +99,15 @@ def check_versions(link: Link) -> None:
     glibc's _dl_check_map_versions.  Raises `LinkError` ``collect/no-version``; `Refusal`
     ``collect/unversioned`` where ld.so would print a warning at each start.
     """
+    known: dict[int, set[str]] = {}
     for dso in link.objects:
         for need in dso.file.verneeds:
             provider = link.known(need.file)
             if provider is None:
                 continue
-            defined = {definition.name for definition in provider.file.verdefs}
+            if provider.number not in known:
+                known[provider.number] = {version.name for version in provider.file.verdefs}
+            defined = known[provider.number]
             if need.name in defined or need.flags & VER_FLG_WEAK:
                 continue
             place = Place(dso.path, "DT_VERNEED")

@@ -17,6 +17,10 @@ from spidl.api import (
 )
 
 _HUGE = 2 << 20
+_PROTECTIONS = {
+    flags: Protection((flags >> 2 & 1) | (flags & 2) | (flags & 1) << 2) for flags in range(8)
+}
+"""PF_* to PROT_*."""
 MOST_ZEROES = 1 << 31
 """Bytes without file content in one object: each is looked at, though none is stored."""
 
@@ -52,13 +56,10 @@ def load(dso: Dso, link: Link) -> Placement:
         )
     mappings = []
     for segment in file.loads:
-        protection = Protection.NONE
-        for flag, permission in ((4, Protection.READ), (2, Protection.WRITE), (1, Protection.EXEC)):
-            if segment.flags & flag:
-                protection |= permission
+        protection = _PROTECTIONS[segment.flags]
         first = page_down(segment.vaddr)
         lead = segment.vaddr - first
-        writable = bool(protection & Protection.WRITE)
+        writable = bool(int(segment.flags) & 2)
         backed_end = page_up(segment.vaddr + segment.filesz) if segment.filesz else first
         whole_end = page_up(segment.vaddr + segment.memsz)
         if backed_end > first:

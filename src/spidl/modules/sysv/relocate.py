@@ -6,6 +6,8 @@ fact `RECIPES`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +22,7 @@ from spidl.api import (
     Batch,
     Bindings,
     Dso,
+    ElfFile,
     Link,
     LinkError,
     LookupClass,
@@ -33,6 +36,9 @@ from spidl.api import (
     relocation_name,
     version_of,
 )
+
+_NONE, _COPY, _JUMP_SLOT = int(R.NONE), int(R.COPY), int(R.JUMP_SLOT)
+_WEAK, _GNU_IFUNC = int(STB.WEAK), int(STT.GNU_IFUNC)
 
 Table = npt.NDArray[np.void]
 Group = tuple[int, str, I64, Table]
@@ -54,7 +60,7 @@ def relocate(dso: Dso, link: Link) -> None:
     ]
     bindings, ranks = _bind(dso, link, groups, recipes)
     for number, name, index, entries in groups:
-        if number in (R.NONE, R.COPY):
+        if number in (_NONE, _COPY):
             continue
         recipe = recipes[number]
         row = ranks[recipe.lookup][entries["r_sym"]] if recipe.uses_symbol else index
@@ -74,26 +80,55 @@ def starts_itself(dso: Dso) -> bool:
 
 def _by_type(dso: Dso, name: str, table: Table, recipes: dict[int, Recipe]) -> list[Group]:
     """A table's entries by their type; all types are known."""
-    # All that lie above the known ones count as one: a table may name any 32-bit number.
-    types = np.minimum(table["r_type"], max(R.COPY, *recipes) + 1)
+    columns = dso.file.derived(types_of_rela if name == "DT_RELA" else types_of_jmprel)
     groups: list[Group] = []
-    for number in np.flatnonzero(np.bincount(types)).tolist():
-        index = np.flatnonzero(types == number).astype(np.int64)
-        first, last = int(index[0]), int(index[-1])
-        if number not in recipes and number not in (R.NONE, R.COPY):
-            unknown = int(table["r_type"][first])
+    done = 0
+    for number, first, count, together in zip(
+        *(columns[key].tolist() for key in ("type", "first", "count", "together")), strict=True
+    ):
+        if number not in recipes and number not in (_NONE, _COPY):
             raise LinkError(
                 "relocate/unknown-type",
-                f"{dso.name} has a relocation of unknown type {unknown} "
-                f"({relocation_name(unknown)})",
+                f"{dso.name} has a relocation of unknown type {number} ({relocation_name(number)})",
                 place=Place(dso.path, name, first, int(table["r_offset"][first])),
                 help="no module in the list brings a recipe for this type",
             )
-        # Linkers put the entries of a type together, mostly.
-        together = last - first + 1 == len(index)
-        entries = table[first : last + 1] if together else table[index]
-        groups.append((number, name, index, entries))
+        if together:
+            groups.append((number, name, np.arange(first, first + count), table[first:][:count]))
+        else:
+            index = columns["row"][done : done + count]
+            groups.append((number, name, index, table[index]))
+            done += count
     return groups
+
+
+def types_of_rela(file: ElfFile) -> dict[str, npt.NDArray[Any]]:
+    """`types_of` DT_RELA."""
+    return types_of(file.rela)
+
+
+def types_of_jmprel(file: ElfFile) -> dict[str, npt.NDArray[Any]]:
+    """`types_of` DT_JMPREL."""
+    return types_of(file.jmprel)
+
+
+def types_of(table: Table) -> dict[str, npt.NDArray[Any]]:
+    """The types in a table, ascending: of each the first row, the count, and whether it is a run.
+
+    Linkers put the entries of a type together, mostly; ``row`` are the rows of the other types.
+    """
+    ordered = np.argsort(table["r_type"], kind="stable").astype(np.int64)
+    types = table["r_type"][ordered]
+    starts = np.flatnonzero(np.concatenate([[True], types[1:] != types[:-1]])[: len(types)])
+    counts = np.diff(np.append(starts, len(types)))
+    together = ordered[starts + counts - 1] - ordered[starts] + 1 == counts
+    return {
+        "type": types[starts].astype(np.int64),
+        "first": ordered[starts],
+        "count": counts,
+        "together": together,
+        "row": ordered[~np.repeat(together, counts)],
+    }
 
 
 def _bind(
@@ -103,9 +138,9 @@ def _bind(
     count = max(1, len(dso.file.symbols))
     used = {kind: np.zeros(count, np.bool_) for kind in LookupClass}
     for number, _, _, entries in groups:
-        if number == R.COPY:
+        if number == _COPY:
             used[LookupClass.COPY][entries["r_sym"]] = True
-        elif number != R.NONE and recipes[number].uses_symbol:
+        elif number != _NONE and recipes[number].uses_symbol:
             used[recipes[number].lookup][entries["r_sym"]] = True
     symbols, lookups, ranks, base = [], [], {}, 0
     for kind, wanted in used.items():
@@ -124,7 +159,7 @@ def make_requests(dso: Dso, link: Link, symbols: I64, lookup: npt.NDArray[np.uin
     """Requests for symbols of an object's own table, with the versions its references carry."""
     version, hidden = link.facts.get(VERSIONING, Versioning()).columns(dso, symbols)
     weak = (
-        dso.file.symbols["st_info"][symbols] >> 4 == STB.WEAK
+        dso.file.symbols["st_info"][symbols] >> 4 == _WEAK
         if len(symbols) else np.zeros(0, np.bool_)
     )  # fmt: skip
     hashes = dso.file.name_hashes[symbols] if len(symbols) else np.zeros(0, np.uint64)
@@ -135,7 +170,7 @@ def _apply(batch: Batch, recipe: Recipe, number: int) -> None:
     dso, link, bindings = batch.dso, batch.link, batch.bindings
     if recipe.uses_symbol:
         unbound = (batch.provider < 0) & (bindings.owner[batch.row] < 0)
-        if number == R.JUMP_SLOT and _may_wait(dso, link):
+        if number == _JUMP_SLOT and _may_wait(dso, link):
             batch = _left_lazy(batch, unbound)
         elif (unbound & ~bindings.requests.weak[batch.row]).any():
             undefined = unbound & ~bindings.requests.weak[batch.row]
@@ -146,7 +181,7 @@ def _apply(batch: Batch, recipe: Recipe, number: int) -> None:
         function = words.function
         reason = words.reason
         if deferred is None and recipe.calls_ifunc:
-            deferred = (bindings.type[batch.row] == STT.GNU_IFUNC) & bindings.defined[batch.row]
+            deferred = (bindings.type[batch.row] == _GNU_IFUNC) & bindings.defined[batch.row]
             function, reason = batch.S, "IFUNC"
         if deferred is None or not deferred.any():
             link.space.write(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from spidl.api import DT, SHN, STB, STT, STV, Dso, Exports, Link
+import numpy as np
+import numpy.typing as npt
+
+from spidl.api import DT, SHN, STB, STT, STV, Dso, ElfFile, Exports, Link
 
 _BINDINGS = (STB.GLOBAL, STB.WEAK, STB.GNU_UNIQUE)
 _TYPES = (STT.NOTYPE, STT.OBJECT, STT.FUNC, STT.COMMON, STT.TLS, STT.GNU_IFUNC)
@@ -14,7 +17,21 @@ _VISIBLE = np.array([visibility not in (STV.HIDDEN, STV.INTERNAL) for visibility
 
 def exports(dso: Dso, link: Link) -> Exports:
     """What can be bound to: global, visible, with a value, and in the hash table."""
-    file = dso.file
+    columns = dso.file.derived(bindable)
+    n = len(columns["symbol"])
+    return Exports(
+        symbol=columns["symbol"],
+        hash=columns["hash"],
+        version=np.zeros(n, np.uint64),
+        hidden=np.zeros(n, np.bool_),
+        default=np.ones(n, np.bool_),
+        for_plt=columns["for_plt"],
+        has_versions=False,
+    )
+
+
+def bindable(file: ElfFile) -> dict[str, npt.NDArray[Any]]:
+    """The columns of `Exports` that do not depend on versions."""
     symbols = file.symbols
     defined = symbols["st_shndx"] != SHN.UNDEF
     kind = symbols["st_info"] & 15
@@ -29,13 +46,4 @@ def exports(dso: Dso, link: Link) -> Exports:
         first = int(file.read(table, 16).view(np.uint32)[1])
         chosen[:first] = False
     index = np.flatnonzero(chosen).astype(np.int64)
-    n = len(index)
-    return Exports(
-        symbol=index,
-        hash=file.name_hashes[index],
-        version=np.zeros(n, np.uint64),
-        hidden=np.zeros(n, np.bool_),
-        default=np.ones(n, np.bool_),
-        for_plt=defined[index],
-        has_versions=False,
-    )
+    return {"symbol": index, "hash": file.name_hashes[index], "for_plt": defined[index]}

@@ -7,32 +7,30 @@ of the image; words that follow the stack, the vDSO and the like are written by 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from spidl.diagnostics import LinkError, Place, Refusal
-from spidl.link.actions import Anchor, SetThread, ThreadCall, Word
+from spidl.link.actions import Anchor, Protection, SetThread, ThreadCall, Word
 from spidl.link.link import Link
-from spidl.link.memory import U64, Memory, among
+from spidl.link.memory import U8, U64, Memory, among
 from spidl.link.runtime import Runtime
-from spidl.link.space import CopyRun, page_up
+from spidl.link.space import CopyRun
+from spidl.targets.exec.ahead import AHEAD
 from spidl.targets.exec.capture import capture
 from spidl.targets.exec.cpu import time_stamp
 from spidl.targets.exec.differ import Unexplained, differing, explain, memories_of, same_shape
 from spidl.targets.exec.oracle import compare
 from spidl.targets.exec.owned import ARCH_SET_FS, mirror_owned, module_mappings, thread_pointer
-from spidl.targets.exec.shown import ShellFolder, Shown, place, preload_variable, show
+from spidl.targets.exec.plans import capture_plans
+from spidl.targets.exec.shown import ShellFolder, Shown, show
 from spidl.targets.exec.snapshot import CapturePlan, Snapshot
 
-_PADDING = ({"A": "1"}, {"B": "x" * 700, "C": "", "D": "yy"}, {"E": "z" * 45, "F": "0"})
-_ARGUMENTS = ((), ("one",), ("two", "3"))
-_STACKS = (8 << 20, 9 << 20, 12 << 20)
-"""Each run has another environment, argument count and stack limit, so that words which follow
-one of them show it."""
 _MOST_CLOCKS = 4
 """glibc 2.31 to 2.41 have two or three."""
-_ARENA_GAP = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,14 +48,9 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
     """Capture, compare, merge.  Raises `LinkError` and `Refusal` ``adopt/...``."""
     with ShellFolder() as folder:
         shown = show(link, runtime, folder)
-        plans = _plans(link, runtime, shown)
-        began = time_stamp()
-        first, second = capture(plans[0]), capture(plans[1])
-        _check_objects(link, first)
+        plans = capture_plans(link, runtime, shown)
         slots_bound = runtime.now_variable is None or not _lazy_slots(link)
-        third = capture(plans[2] if slots_bound else plans[3])
-    span = (began, time_stamp())
-    runs = (first, second, third)
+        runs, span = _runs(link, plans, slots_bound=slots_bound)
     if not same_shape(runs):
         raise Refusal(
             "adopt/unstable",
@@ -67,16 +60,53 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
         )
     memories = memories_of(runs)
     compare(link, runtime.linker, memories[2], slots_bound=slots_bound)
-    own = [(m.start, m.initial()) for m in module_mappings(link)]
-    memory = Memory([*memories[0].copy().blocks, *own])
+    differences = _differences(link, runtime, memories)
+    deferred, words = _deferred_words(link, memories, runs, slots_bound=slots_bound)
+    kept = _kept(link, runtime, memories[0])
+    # The first run's memory becomes the image's: from here on it is written to.
+    memory = memories[0].joined((m.start, m.initial()) for m in module_mappings(link))
     link.space.apply(memory)
-    words = _deferred_words(link, memory, memories, runs, slots_bound=slots_bound)
-    written = _written(link)
-    _restore_linker(link, runtime, memory, memories[0])
-    calls = _set_up_calls(link, first)
+    for addresses, values in deferred:
+        memory.write_words(addresses, values)
+    for address, content in kept:
+        if not np.array_equal(memory.read_bytes(address, len(content)), content):
+            memory.write_bytes(address, content)
+    calls = _set_up_calls(link, runs[0])
     mirror_owned(link, memory, thread_pointer(calls))
-    words += _start_words(link, runtime, memory, runs, memories, written, span, slots_bound)
-    return Adopted(first, memory, tuple(sorted(words, key=lambda w: w.address)), calls, shown)
+    words += _start_words(link, runtime, memory, runs, differences, span, slots_bound)
+    memory.make_writable(lambda start: bool(runs[0].protection(start) & Protection.EXEC))
+    return Adopted(runs[0], memory, tuple(sorted(words, key=lambda w: w.address)), calls, shown)
+
+
+def _runs(
+    link: Link, plans: Sequence[CapturePlan], *, slots_bound: bool
+) -> tuple[tuple[Snapshot, Snapshot, Snapshot], tuple[int, int]]:
+    """The three runs, and the time-stamp counter before the first and after the last."""
+    last = plans[2] if slots_bound else plans[3]
+    ahead = link.facts.get(AHEAD, None)
+    began = time_stamp()
+    if ahead is None or not ahead.fits(plans[:2]):
+        first, second = capture(plans[0]), capture(plans[1])
+        _check_objects(link, first)
+        return (first, second, capture(last)), (began, time_stamp())
+    # Beside the worker's runs, unless it must be on the same processor as they (see `capture`).
+    third = _attempt_beside(last) if slots_bound else None
+    early = ahead.results()
+    first, second = (capture(plans[0]), capture(plans[1])) if early is None else early
+    _check_objects(link, first)
+    if third is None:
+        third = capture(last)
+    if isinstance(third, LinkError):
+        raise third
+    return (first, second, third), (ahead.began, time_stamp())
+
+
+def _attempt_beside(plan: CapturePlan) -> Snapshot | LinkError:
+    """A run, beside others, whose error is told only if they have none."""
+    try:
+        return capture(plan, beside=True)
+    except LinkError as error:
+        return error
 
 
 def _set_up_calls(link: Link, snapshot: Snapshot) -> tuple[SetThread, ...]:
@@ -90,41 +120,6 @@ def _set_up_calls(link: Link, snapshot: Snapshot) -> tuple[SetThread, ...]:
                 help="such as for shadow stacks; the program is left to it",
             )
     return tuple(SetThread(record.call, record.arguments) for record in snapshot.calls)
-
-
-def _plans(link: Link, runtime: Runtime, shown: Shown) -> list[CapturePlan]:
-    """Two lazy runs, one with every slot bound, and a third lazy one in its place."""
-    root = link.root
-    placements = {dso.number: place(dso) for dso in link.objects if dso.identity is not None}
-    steering = dict(link.environment.steering)
-    if shown.paths:
-        steering["LD_PRELOAD"] = preload_variable(steering.get("LD_PRELOAD"), shown.paths)
-    linker = placements.pop(runtime.linker.number)
-    main = placements.pop(root.number)
-    assert root.file.phdr_vaddr is not None, "main programs map their headers"
-    plans = []
-    for i, now in ((0, False), (1, False), (2, True), (2, False)):
-        variables = {**_PADDING[i], **steering}
-        if now and runtime.now_variable is not None:
-            variables[runtime.now_variable] = "1"
-        plans.append(
-            CapturePlan(
-                program=root.path,
-                arguments=(root.path, *_ARGUMENTS[i]),
-                environment=variables,
-                main=main,
-                interpreter=linker,
-                libraries=(*placements.values(), *(s.placement for s in shown.shells)),
-                stop=runtime.stop,
-                arena=page_up(link.space.top) + _ARENA_GAP,
-                entry=root.bias + root.file.entry,
-                phdr=root.bias + root.file.phdr_vaddr,
-                base=runtime.linker.start,
-                stack_limit=_STACKS[i],
-                deny_brk=runtime.deny_brk,
-            )
-        )
-    return plans
 
 
 def _check_objects(link: Link, snapshot: Snapshot) -> None:
@@ -157,55 +152,77 @@ def _lazy_slots(link: Link) -> bool:
     )
 
 
+def _differences(link: Link, runtime: Runtime, memories: list[Memory]) -> tuple[U64, list[U64]]:
+    """Addresses and, run by run, values of the words that differ and that our passes did not write.
+
+    All of the linker's own are among them: it goes on writing to what was relocated.
+    """
+    addresses = differing(memories)
+    start, end = np.uint64(runtime.linker.start), np.uint64(runtime.linker.end)
+    own = (addresses >= start) & (addresses < end)
+    addresses = addresses[own | ~_written(link, memories[0], addresses)]
+    return addresses, [memory.read_words(addresses) for memory in memories]
+
+
+def _written(link: Link, memory: Memory, addresses: U64) -> npt.NDArray[np.bool_]:
+    """Which of these words our passes wrote, or left to the process."""
+    writes = [write for write in link.space.writes if not isinstance(write, CopyRun)]
+    parts = [w.addresses for w in writes] + [d.addresses for d in link.space.deferred]
+    if not parts:
+        return np.zeros(len(addresses), np.bool_)
+    words = np.concatenate(parts) & np.uint64(2**64 - 8)
+    where, asked = memory.locate(words), memory.locate(addresses)
+    if where is None or asked is None:
+        return among(addresses, np.sort(words))
+    written = np.zeros(memory.flat_words, np.bool_)
+    written[where] = True
+    found: npt.NDArray[np.bool_] = written[asked]
+    return found
+
+
 def _deferred_words(
     link: Link,
-    memory: Memory,
     memories: list[Memory],
     runs: tuple[Snapshot, ...],
     *,
     slots_bound: bool,
-) -> list[Word]:
-    """Words that only the running process knows: take them from the run with bound slots, if any.
+) -> tuple[list[tuple[U64, U64]], list[Word]]:
+    """Words that only the running process knows: from the run with bound slots, if there is one.
 
-    IFUNC resolvers may answer with a function of the vDSO, which moves with each start.
+    (addresses, values), and those that boot must write: IFUNC resolvers may answer with a function
+    of the vDSO, which moves with each start.
     """
+    chosen = 2 if slots_bound else 0
+    anchors = runs[chosen].anchors
+    found: list[tuple[U64, U64]] = []
     words: list[Word] = []
     for deferred in link.space.deferred:
         addresses = deferred.addresses
-        chosen = 2 if slots_bound else 0
         values = memories[chosen].read_words(addresses)
-        anchors = runs[chosen].anchors
         in_vdso = (values >= np.uint64(anchors.vdso)) & (values < np.uint64(anchors.vdso_end))
         if anchors.vdso and in_vdso.any():
             words += [
                 Word(int(address), Anchor.VDSO, int(value) - anchors.vdso)
                 for address, value in zip(addresses[in_vdso], values[in_vdso], strict=True)
             ]
-        memory.write_words(addresses, values)
-    return words
+        found.append((addresses, values))
+    return found, words
 
 
-def _written(link: Link) -> U64:
-    """In order: every address that our passes wrote, and those that they left to the process."""
-    parts = [
-        w.addresses & np.uint64(2**64 - 8) for w in link.space.writes if not isinstance(w, CopyRun)
-    ]
-    parts += [d.addresses for d in link.space.deferred]
-    # The parts are runs in ascending order, which a stable sort only merges.
-    return np.sort(np.concatenate(parts), kind="stable") if parts else np.zeros(0, np.uint64)
-
-
-def _restore_linker(link: Link, runtime: Runtime, memory: Memory, lazy: Memory) -> None:
-    """The run-time linker's own memory, and copies of its data, stay as it left them."""
+def _kept(link: Link, runtime: Runtime, lazy: Memory) -> list[tuple[int, U8]]:
+    """What stays as the run-time linker left it: its own memory, and copies of its data."""
     linker = runtime.linker
-    blocks = dict(lazy.blocks)
-    for start, data in memory.blocks:
-        if linker.start <= start < linker.end and data is not blocks[start]:
-            data[:] = blocks[start]
+    kept = [
+        (start, data.copy() if data.flags.writeable else data)
+        for start, data in lazy.blocks
+        if linker.start <= start < linker.end
+    ]
     for write in link.space.writes:
         if isinstance(write, CopyRun) and write.origin:
-            content = lazy.read_bytes(write.address, len(write.content))
-            memory.write_bytes(write.address, content)
+            kept.append(
+                (write.address, np.array(lazy.read_bytes(write.address, len(write.content))))
+            )
+    return kept
 
 
 def _start_words(
@@ -213,8 +230,7 @@ def _start_words(
     runtime: Runtime,
     memory: Memory,
     runs: tuple[Snapshot, ...],
-    memories: list[Memory],
-    written: U64,
+    differences: tuple[U64, list[U64]],
     span: tuple[int, int],
     slots_bound: bool,
 ) -> list[Word]:
@@ -222,11 +238,7 @@ def _start_words(
     rseq = [(r.arguments[0], r.arguments[1]) for r in runs[0].calls if r.call is ThreadCall.RSEQ]
     for address, size in rseq:
         _reset_rseq(memory, address, size)
-    addresses = differing(memories)
-    start, end = np.uint64(runtime.linker.start), np.uint64(runtime.linker.end)
-    own = (addresses >= start) & (addresses < end)
-    addresses = addresses[own | ~among(addresses, written)]
-    values = [m.read_words(addresses) for m in memories]
+    addresses, values = differences
     anchors = [run.anchors for run in runs]
     words: list[Word] = []
     unexplained: list[Unexplained] = []
@@ -258,8 +270,8 @@ def _is_clock(word: Unexplained, runtime: Runtime, span: tuple[int, int]) -> boo
     if not runtime.linker.start <= word.address < runtime.linker.end:
         return False
     began, ended = span
-    a, b, c = word.values
-    return began < a < b < c < ended or all(0 < value < ended - began for value in word.values)
+    values = word.values
+    return all(began < v < ended for v in values) or all(0 < v < ended - began for v in values)
 
 
 def _reset_rseq(memory: Memory, address: int, size: int) -> None:

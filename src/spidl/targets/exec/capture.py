@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from spidl.diagnostics import LinkError, Place, Refusal
 from spidl.link.actions import Protection, ThreadCall
@@ -51,8 +51,16 @@ _ERRORS = 0xFFFFFFFFFFFFF001
 """Results from here on are -errno."""
 
 
-def capture(plan: CapturePlan) -> Snapshot:
+def capture(
+    plan: CapturePlan,
+    allocate: Callable[[int], ptrace.Bytes] = ptrace.new_buffer,
+    *,
+    beside: bool = False,
+) -> Snapshot:
     """Run ``plan.program`` up to ``plan.stop`` and return its state there; the child is gone then.
+
+    ``allocate`` gives the memory, in bytes, that the program's own pages are read into.  With
+    ``beside`` another run may be going on: this one is on another processor.
 
     Raises LinkError: ``adopt/exec`` (it cannot be executed), ``adopt/died`` (it ended before the
     stop), ``adopt/timeout``, ``adopt/no-room`` (the kernel's own mappings lie where the plan wants
@@ -61,9 +69,9 @@ def capture(plan: CapturePlan) -> Snapshot:
     ``adopt/no-exec-memory``.
     """
     for _ in range(_RUNS):
-        with _one_processor(), children.start(plan) as child:
+        with _one_processor(max if beside else min), children.start(plan) as child:
             try:
-                return _run(child)
+                return _run(child, allocate)
             except Collision as caught:
                 collision = str(caught)
             except ProcessLookupError:
@@ -84,21 +92,22 @@ def capture(plan: CapturePlan) -> Snapshot:
 
 
 @contextlib.contextmanager
-def _one_processor() -> Iterator[None]:
-    """Keep this thread, and the child it starts, on the first processor that it may use.
+def _one_processor(choose: Callable[[set[int]], int]) -> Iterator[None]:
+    """Keep this thread, and the child it starts, on one of the processors that it may use.
 
-    ld.so stores the APIC id that cpuid tells it, which must not differ between runs; and tracer and
-    tracee take turns, which is twice as fast without waking up another processor.
+    ld.so stores the APIC id that cpuid tells it, which must not differ between runs, but for the
+    one that binds every slot and decides nothing; and tracer and tracee take turns, which is twice
+    as fast without waking up another processor.
     """
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
+    os.sched_setaffinity(0, {choose(allowed)})
     try:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
 
 
-def _run(child: Child) -> Snapshot:
+def _run(child: Child, allocate: Callable[[int], ptrace.Bytes]) -> Snapshot:
     pid = child.pid
     options = ptrace.OPTION_SECCOMP | ptrace.OPTION_SYSGOOD | ptrace.OPTION_EXITKILL
     ptrace.set_options(pid, options)
@@ -116,7 +125,7 @@ def _run(child: Child) -> Snapshot:
         ) from error
     mapper = Mapper(child)
     calls = _to_the_stop(child, mapper)
-    return _read(child, entry, mapper, calls)
+    return _read(child, entry, mapper, calls, allocate)
 
 
 def _to_the_stop(child: Child, mapper: Mapper) -> tuple[ThreadCallRecord, ...]:
@@ -159,7 +168,11 @@ def _succeeds(child: Child) -> bool:
 
 
 def _read(
-    child: Child, entry: Entry, mapper: Mapper, calls: tuple[ThreadCallRecord, ...]
+    child: Child,
+    entry: Entry,
+    mapper: Mapper,
+    calls: tuple[ThreadCallRecord, ...],
+    allocate: Callable[[int], ptrace.Bytes],
 ) -> Snapshot:
     """Read out the child, which is at the stop."""
     pid, plan = child.pid, child.plan
@@ -173,7 +186,7 @@ def _read(
     files = [vma for vma, changed in zip(candidates, pages, strict=True) if not len(changed)]
     mapped = {vma.start for vma in files}
     private = [vma for vma in own if vma.start not in mapped]
-    regions = read_private(pid, plan, private, touched)
+    regions, content = read_private(pid, plan, private, touched, allocate)
     brk = program_break(pid)
     if not plan.deny_brk:
         brk = call(child, registers, entry.syscall, SYS_BRK, 0)
@@ -182,6 +195,7 @@ def _read(
         vmas=tuple(vmas),
         files=tuple(files),
         regions=tuple(regions),
+        own=content,
         calls=calls,
         anchors=dataclasses.replace(entry.anchors, brk=brk),
         registers=dict(zip(ptrace.REGISTERS, registers, strict=True)),

@@ -1,14 +1,13 @@
 """The content of a stopped program's private memory, read without touching what it has not touched.
 
 A page without a copy of its own is zero, or the file's: a gigabyte of .bss costs nothing here, and
-a large .data is read from the page cache instead of being mapped into the tracee page by page.
+a large .data is a view of the mapped file instead of being read from the tracee page by page.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,11 +16,14 @@ from spidl.targets.exec import ptrace
 from spidl.targets.exec.snapshot import CapturePlan, Region, Vma
 
 _PAGE = mmap.PAGESIZE
-_WORTH = 16 * _PAGE
-"""Bytes of untouched pages, from which on they are not simply read with their neighbours."""
+_WORTH = {False: 16 * _PAGE, True: 256 * _PAGE}
+"""Bytes of untouched pages, zeros or a file's, from which on they are not read with their
+neighbours: each such run of a file's pages is a segment more in the image."""
 
 _Range = tuple[int, int]
 """Address and length in bytes."""
+_Part = tuple[int, int, U8 | None]
+"""Address, length, and what stands there if it need not be read."""
 
 
 def pages_of(touched: U64, vmas: Sequence[Vma]) -> list[U64]:
@@ -31,85 +33,69 @@ def pages_of(touched: U64, vmas: Sequence[Vma]) -> list[U64]:
     return [touched[first:last] for first, last in zip(low, high, strict=True)]
 
 
-def read_private(pid: int, plan: CapturePlan, vmas: Sequence[Vma], touched: U64) -> list[Region]:
-    """The regions of private mappings, of which ``touched`` (in order) are the anonymous pages."""
-    ranges = [
-        [(vma.start, vma.end - vma.start)] if vma.shared else _runs(vma, pages)
-        for vma, pages in zip(vmas, pages_of(touched, vmas), strict=True)
-    ]
-    content = ptrace.read_memory(pid, [part for parts in ranges for part in parts])
+def read_private(
+    pid: int,
+    plan: CapturePlan,
+    vmas: Sequence[Vma],
+    touched: U64,
+    allocate: Callable[[int], U8] = ptrace.new_buffer,
+) -> tuple[list[Region], U8]:
+    """The regions of private mappings, of which ``touched`` (in order) are the anonymous pages.
+
+    What has to be read lies in one buffer, in order of address, which is the second result.
+    """
+    files = {(p.device, p.inode): p.content for p in plan.placements if p.content is not None}
+    parts: list[_Part] = []
+    for vma, pages in zip(vmas, pages_of(touched, vmas), strict=True):
+        first, at = len(parts), vma.start
+        for start, length in [*_runs(vma, pages), (vma.end, 0)]:
+            if start > at:
+                parts.append((at, start - at, _untouched(vma, at, start, files)))
+            if length:
+                parts.append((start, length, None))
+            at = start + length
+        if all(unread is None for _, _, unread in parts[first:]):
+            parts[first:] = [(vma.start, vma.end - vma.start, None)]
+    own = [(start, length) for start, length, unread in parts if unread is None]
+    content = ptrace.read_memory(pid, own, allocate)
     regions: list[Region] = []
-    at = 0
-    for vma, parts in zip(vmas, ranges, strict=True):
-        size = sum(length for _, length in parts)
-        own = content[at : at + size]
-        at += size
-        if size == vma.end - vma.start:
-            regions.append(Region(vma.start, own))
-        elif vma.inode:
-            regions.append(Region(vma.start, _with_file(pid, plan, vma, parts, own)))
-        else:
-            regions += _with_zeros(vma, parts, own)
-    return regions
+    done = 0
+    for start, length, unread in parts:
+        if unread is None:
+            unread = content[done : done + length]
+            done += length
+        regions.append(Region(start, unread))
+    return regions, content
 
 
 def _runs(vma: Vma, touched: U64) -> list[_Range]:
     """What to read of a mapping: its touched pages, and short gaps between them."""
+    size, worth = vma.end - vma.start, _WORTH[bool(vma.inode)]
+    if vma.shared or size <= worth:
+        return [(vma.start, size)]
     if not len(touched):
-        return [] if vma.end - vma.start >= _WORTH else [(vma.start, vma.end - vma.start)]
-    after = np.flatnonzero(np.diff(touched) > _WORTH + _PAGE)
+        return []
+    if len(touched) * _PAGE == size:
+        return [(vma.start, size)]
+    after = np.flatnonzero(touched[1:] - touched[:-1] > worth + _PAGE)
     starts = touched[np.concatenate([[0], after + 1])].tolist()
     ends = [end + _PAGE for end in touched[np.concatenate([after, [-1]])].tolist()]
-    if starts[0] - vma.start <= _WORTH:
+    if starts[0] - vma.start <= worth:
         starts[0] = vma.start
-    if vma.end - ends[-1] <= _WORTH:
+    if vma.end - ends[-1] <= worth:
         ends[-1] = vma.end
     return [(start, end - start) for start, end in zip(starts, ends, strict=True)]
 
 
-def _with_zeros(vma: Vma, parts: list[_Range], own: U8) -> list[Region]:
-    regions: list[Region] = []
-    at, done = vma.start, 0
-    for start, length in parts:
-        if start > at:
-            regions.append(Region(at, zeros(start - at)))
-        regions.append(Region(start, own[done : done + length]))
-        at, done = start + length, done + length
-    if vma.end > at:
-        regions.append(Region(at, zeros(vma.end - at)))
-    return regions
+def _untouched(vma: Vma, start: int, end: int, files: Mapping[tuple[int, int], U8]) -> U8 | None:
+    """What stands in a range without anonymous pages; None where that has to be read.
 
-
-def _with_file(pid: int, plan: CapturePlan, vma: Vma, parts: list[_Range], own: U8) -> U8:
-    descriptor = _open(plan, vma)
-    if descriptor is None:
-        return ptrace.read_memory(pid, [(vma.start, vma.end - vma.start)])
-    content = np.zeros(vma.end - vma.start, np.uint8)
-    got = 0
-    try:
-        while step := os.preadv(descriptor, [content.data[got:]], vma.offset + got):
-            got += step
-    finally:
-        os.close(descriptor)
-    done = 0
-    for start, length in parts:
-        content[start - vma.start :][:length] = own[done : done + length]
-        done += length
-    return content
-
-
-def _open(plan: CapturePlan, vma: Vma) -> int | None:
-    """A descriptor of the file behind a mapping, where it is still the one that was placed."""
-    key = vma.device, vma.inode
-    path = next((p.path for p in plan.placements if (p.device, p.inode) == key), None)
-    if path is None:
+    That is so behind a file's end, and for a file whose content the plan does not have.
+    """
+    if not vma.inode:
+        return zeros(end - start)
+    file = files.get((vma.device, vma.inode))
+    offset = vma.offset + start - vma.start
+    if file is None or offset + end - start > len(file):
         return None
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    status = os.fstat(descriptor)
-    if (status.st_dev, status.st_ino) == key:
-        return descriptor
-    os.close(descriptor)
-    return None
+    return file[offset : offset + end - start]

@@ -55,13 +55,16 @@ def differing(memories: Sequence[Memory]) -> U64:
     first, *others = memories
     found = []
     for i, (start, data) in enumerate(first.blocks):
-        if is_zeros(data):
-            continue  # in all of them, see `memories_of`
+        if not data.flags.writeable:
+            continue  # the same in all of them, see `memories_of`
         words = data[: len(data) & -8].view(np.uint64)
-        differs = np.zeros(len(words), np.bool_)
-        for other in others:
+        differs = words != others[0].blocks[i][1][: len(data) & -8].view(np.uint64)
+        for other in others[1:]:
             differs |= words != other.blocks[i][1][: len(data) & -8].view(np.uint64)
-        found.append(np.flatnonzero(differs).astype(np.uint64) * np.uint64(8) + np.uint64(start))
+        if differs.any():
+            found.append(
+                np.flatnonzero(differs).astype(np.uint64) * np.uint64(8) + np.uint64(start)
+            )
     return np.concatenate(found) if found else np.zeros(0, np.uint64)
 
 
@@ -114,18 +117,36 @@ def memories_of(snapshots: Sequence[Snapshot]) -> list[Memory]:
     """The private memory of each run, with the same blocks in all of them.
 
     Runs need not touch the same pages: regions are cut where those of another run begin or end,
-    and zeros become an array where another run has content.
+    and what is untouched becomes an array where another run has content of its own.
     """
-    cuts = {at for run in snapshots for r in run.regions for at in (r.address, r.end)}
-    ordered = sorted(cuts)
-    runs = [[block for r in run.regions for block in _cut(r, ordered)] for run in snapshots]
-    for i, same in enumerate(zip(*runs, strict=True)):
-        zero = [is_zeros(data) for _, data in same]
-        if any(zero) and not all(zero):
-            for run in runs:
-                start, data = run[i]
-                run[i] = start, np.array(data)
-    return [Memory(blocks) for blocks in runs]
+    shapes = [[(r.address, r.end, _origin(r.content)) for r in run.regions] for run in snapshots]
+    if all(shape == shapes[0] for shape in shapes):
+        return [Memory([(r.address, r.content) for r in run.regions], run.own) for run in snapshots]
+    cuts = sorted({at for shape in shapes for start, end, _ in shape for at in (start, end)})
+    runs = [[block for r in run.regions for block in _cut(r, cuts)] for run in snapshots]
+    same = [len({_origin(data) for _, data in blocks}) == 1 and not blocks[0][1].flags.writeable
+            for blocks in zip(*runs, strict=True)]  # fmt: skip
+    return [_gathered(blocks, same) for blocks in runs]
+
+
+def _origin(content: U8) -> int:
+    """The same number for what is untouched in the same way: 0 for zeros, the address of a view."""
+    if content.flags.writeable:
+        return -1
+    return 0 if is_zeros(content) else content.ctypes.data
+
+
+def _gathered(blocks: Sequence[tuple[int, U8]], same: Sequence[bool]) -> Memory:
+    """A memory whose blocks are parts of one array, but for those that are the ``same`` in all."""
+    sizes = [0 if same[i] else len(data) for i, (_, data) in enumerate(blocks)]
+    flat = np.empty(sum(sizes), np.uint8)
+    placed, at = [], 0
+    for (start, data), size, stays in zip(blocks, sizes, same, strict=True):
+        part = flat[at : at + size]
+        part[:] = data[:size]
+        placed.append((start, data if stays else part))
+        at += size
+    return Memory(placed, flat)
 
 
 def _cut(region: Region, cuts: Sequence[int]) -> list[tuple[int, U8]]:

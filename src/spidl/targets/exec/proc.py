@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,30 +37,30 @@ _PROTECTIONS = _protections()
 def read_vmas(pid: int) -> list[Vma]:
     """All mappings in order of address; raises OSError where the process is gone."""
     with open(f"/proc/{pid}/maps", "rb", buffering=0) as file:
-        lines = file.readall().splitlines()
-    vmas = []
-    for line in lines:
-        span, permissions, offset, device, inode, *path = line.split(None, 5)
-        start, _, end = span.partition(b"-")
-        protection, shared = _PROTECTIONS[permissions]
-        if inode == b"0":
-            number = 0
-        else:
-            major, _, minor = device.partition(b":")
-            number = os.makedev(int(major, 16), int(minor, 16))
-        vmas.append(
-            Vma(
-                start=int(start, 16),
-                end=int(end, 16),
-                protection=protection,
-                shared=shared,
-                offset=int(offset, 16),
-                device=number,
-                inode=int(inode),
-                path=os.fsdecode(path[0]) if path else "",
-            )
-        )
-    return vmas
+        return [_parse(line) for line in file.readall().splitlines()]
+
+
+@lru_cache(maxsize=1 << 14)
+def _parse(line: bytes) -> Vma:
+    # All runs of a program map its objects at the same addresses: most lines come thrice.
+    span, permissions, offset, device, inode, *path = line.split(None, 5)
+    start, _, end = span.partition(b"-")
+    protection, shared = _PROTECTIONS[permissions]
+    if inode == b"0":
+        number = 0
+    else:
+        major, _, minor = device.partition(b":")
+        number = os.makedev(int(major, 16), int(minor, 16))
+    return Vma(
+        start=int(start, 16),
+        end=int(end, 16),
+        protection=protection,
+        shared=shared,
+        offset=int(offset, 16),
+        device=number,
+        inode=int(inode),
+        path=os.fsdecode(path[0]) if path else "",
+    )
 
 
 def anonymous_pages(pid: int, vmas: Sequence[Vma]) -> U64:

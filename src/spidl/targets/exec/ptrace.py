@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -138,14 +138,20 @@ def write_word(pid: int, address: int, value: int) -> None:
     _ptrace(_POKEDATA, pid, address, value)
 
 
-def read_memory(pid: int, ranges: Sequence[tuple[int, int]]) -> Bytes:
+def new_buffer(size: int) -> Bytes:
+    """Memory for ``size`` bytes."""
+    return np.empty(size, np.uint8)
+
+
+def read_memory(
+    pid: int, ranges: Sequence[tuple[int, int]], allocate: Callable[[int], Bytes] = new_buffer
+) -> Bytes:
     """The content of the (address, length in bytes) ranges, one behind the other.
 
     Pages that are mapped but not readable are read as well.  Raises OSError where a range is not
     mapped.
     """
-    total = sum(length for _, length in ranges)
-    buffer = np.empty(total, dtype=np.uint8)
+    buffer = allocate(sum(length for _, length in ranges))
     remote = np.array(ranges, dtype=np.uint64).reshape(-1, 2)
     done = 0
     for first in range(0, len(ranges), _IOV_MAX):

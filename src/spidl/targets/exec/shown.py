@@ -60,7 +60,7 @@ def place(dso: Dso) -> Placement:
     assert dso.identity is not None, "objects in memory are placed as shells"
     align = max(segment.align for segment in dso.file.loads)
     return Placement(dso.path, dso.identity.device, dso.identity.inode, dso.bias, dso.start,
-                     dso.end - dso.start, align)  # fmt: skip
+                     dso.end - dso.start, align, dso.file.data)  # fmt: skip
 
 
 class ShellFolder:
@@ -115,6 +115,13 @@ def show(link: Link, runtime: Runtime, folder: ShellFolder) -> Shown:
     return Shown(tuple(paths), tuple(shells))
 
 
+def shows_more(link: Link, runtime: Runtime) -> bool:
+    """Whether `show` may give anything: known when load is over."""
+    added = (dso.made_by is not None and dso.because not in _PRELOADED and dso is not runtime.linker
+             for dso in link.objects)  # fmt: skip
+    return any(added) or any(pipeline.resolvers for pipeline in link.pipelines)
+
+
 def answered_alone(link: Link) -> dict[str, int]:
     """Names that no object in scope defines and what resolvers answered; weak ones may stay 0."""
     answers: dict[str, int] = {}
@@ -130,7 +137,7 @@ def _shell(folder: ShellFolder, name: str, file: ElfFile, bias: int) -> Shell:
     start, end = file.span
     align = max(segment.align for segment in file.loads)
     placement = Placement(path, stat.st_dev, stat.st_ino, bias, bias + start, end - start,
-                          align)  # fmt: skip
+                          align, file.data)  # fmt: skip
     return Shell(placement, file.data)
 
 

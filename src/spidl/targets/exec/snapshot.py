@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ class Placement:
 
     ``bias`` is its l_addr, the address of vaddr 0; ``start`` and ``length`` are the page-rounded
     span of its PT_LOADs, memory size included; ``align`` is the largest p_align; all in bytes.
-    ``device`` and ``inode`` are stat(2)'s.
+    ``device`` and ``inode`` are stat(2)'s.  ``content`` is the file, where the caller has it
+    mapped: it stands for the pages that the program has not changed.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Placement:
     start: int
     length: int
     align: int
+    content: npt.NDArray[np.uint8] | None = field(default=None, compare=False, repr=False)
 
     @property
     def end(self) -> int:
@@ -88,7 +90,10 @@ class Vma:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """Private memory of the program: a VMA, or part of one where much of it is untouched zeros."""
+    """Private memory of the program: a VMA, or part of one where much of it is untouched.
+
+    What is untouched is zeros (see `zeros`) or a read-only view of its file's content.
+    """
 
     address: int
     content: npt.NDArray[np.uint8]
@@ -140,7 +145,8 @@ class Snapshot:
     ``vmas`` are all of its mappings in order of address.  ``files`` are the mappings of files that
     are not writable and hold no anonymous page, which can be mapped from the file again;
     ``regions`` are the content of the others that belong to the program, which [stack], [heap],
-    [vdso] and the like do not.  ``calls`` are in order.  ``arena_end`` is the end of what was
+    [vdso] and the like do not; ``own`` is the array that those of them which are writable are parts
+    of, in order.  ``calls`` are in order.  ``arena_end`` is the end of what was
     taken from the arena; ``unexpected`` are the paths of ELF files that were mapped although the
     plan has no place for them.
     """
@@ -149,6 +155,7 @@ class Snapshot:
     vmas: tuple[Vma, ...]
     files: tuple[Vma, ...]
     regions: tuple[Region, ...]
+    own: npt.NDArray[np.uint8]
     calls: tuple[ThreadCallRecord, ...]
     anchors: Anchors
     registers: dict[str, int]
