@@ -1,0 +1,221 @@
+"""What each command takes on its command line, and the help that lists them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from spidl import __version__
+from spidl.diagnostics import LinkError
+
+WITH_VALUE = ("--with", "--config", "--set", "--layout", "--runs", "--but", "--cache",
+              "--user-config")  # fmt: skip
+"""Options whose value may be the next word."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with errors in Spidl's form."""
+
+    def error(self, message: str) -> NoReturn:
+        raise LinkError("cli/usage", message, help=f"see {self.prog} --help for what there is")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: what it does in a few words, what it takes."""
+
+    summary: str
+    add: Callable[[argparse.ArgumentParser], None]
+
+
+def _link(parser: argparse.ArgumentParser, *, layout: bool = True) -> None:
+    group = parser.add_argument_group("how it is linked")
+    group.add_argument(
+        "--with", dest="extra", action="append", default=[], metavar="MODULE",
+        help="add a module to the end of the pipeline: a name, or FILE.py[:CLASS]",
+    )  # fmt: skip
+    group.add_argument("--config", metavar="FILE", help="a spidl.toml instead of the user's own")
+    group.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="MODULE.KEY=VALUE",
+        help="a module's setting",
+    )  # fmt: skip
+    if layout:
+        group.add_argument(
+            "--layout", choices=("shared", "copy"), default="shared",
+            help="text from the original files (shared, the default) or copied into the image",
+        )  # fmt: skip
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _started(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", metavar="PROG")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARG")
+
+
+def _run(parser: argparse.ArgumentParser) -> None:
+    _started(parser)
+    _link(parser)
+
+
+def _keep(parser: argparse.ArgumentParser) -> None:
+    """What the launcher says when it needs a link (launcher/start.c); not for people."""
+    _link(parser)
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--but", default="")
+    parser.add_argument("--cache")
+    parser.add_argument("--user-config")
+    parser.add_argument("program")
+
+
+def _build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", metavar="PROG")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE")
+    _link(parser)
+
+
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", metavar="PROG")
+    parser.add_argument("symbol", nargs="?", metavar="SYMBOL")
+    parser.add_argument("--at", metavar="ADDRESS", help="OBJECT+OFFSET, or an address")
+    _json(parser)
+    _link(parser, layout=False)
+
+
+def _tree(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("program", metavar="PROG")
+    _json(parser)
+    parser.add_argument("-o", "--output", metavar="FILE.svg", help="draw it")
+    _link(parser, layout=False)
+
+
+def _modules(parser: argparse.ArgumentParser) -> None:
+    _json(parser)
+    parser.add_argument("--config", metavar="FILE", help="a spidl.toml")
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    _started(parser)
+    parser.add_argument("--runs", type=int, default=50, metavar="N")
+    _json(parser)
+    _link(parser, layout=False)
+
+
+def _enable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("programs", nargs="+", metavar="PROG", help="a name in PATH, or a path")
+    parser.add_argument(
+        "--full-name", action="store_true",
+        help="argv[0] is the program's path: for programs that look for their files beside it",
+    )  # fmt: skip
+    _json(parser)
+    _link(parser)
+
+
+def _disable(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("programs", nargs="*", metavar="PROG")
+    parser.add_argument("--all", action="store_true", help="all that are enabled")
+    _json(parser)
+
+
+def _warm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("programs", nargs="*", metavar="PROG", help="a name in PATH, or a path")
+    parser.add_argument(
+        "--all", dest="folders", action="append", default=[], metavar="DIR",
+        help="every dynamically linked program in DIR",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, metavar="N", help="links at a time; one a core")
+    _json(parser)
+    _link(parser)
+
+
+def _cache(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, prog=parser.prog, parser_class=Parser
+    )  # fmt: skip
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,
+        )  # fmt: skip
+        _json(added)
+        return added
+
+    action("list", "what is kept")
+    info = action("info", "everything about the entry of one program")
+    info.add_argument("program", metavar="PROG")
+    _link(info)
+    verify = action("verify", "compare every image with its digest")
+    verify.add_argument("--repair", action="store_true", help="remove what is damaged")
+    gc = action("gc", "remove what is of no more use, then the least recently used")
+    gc.add_argument("--max-size", metavar="SIZE", help="bytes to keep: 500M, 2G, 1000000")
+    gc.add_argument("--max-age", type=float, metavar="DAYS", help="remove what was not used since")
+    action("clear", "remove all that Spidl keeps, and nothing else")
+
+
+COMMANDS = {
+    "run": Command("start a program through its linked image (links it first if need be)", _run),
+    "build": Command("link a program and write the image to a file", _build),
+    "enable": Command("link programs and start them through Spidl under their own names", _enable),
+    "disable": Command("start them without Spidl again", _disable),
+    "status": Command("which programs are enabled, and the state of their images", _json),
+    "warm": Command("link many programs ahead of their first start", _warm),
+    "cache": Command("look at what is kept, check it, remove it", _cache),
+    "explain": Command(
+        "which module did what and why; who binds to whom; who wrote a word", _explain
+    ),
+    "tree": Command("the libraries a program needs, where each was found and why", _tree),
+    "modules": Command("the modules that are installed, and the pipeline", _modules),
+    "bench": Command("start times under the system's linker and as an image", _bench),
+    "keep": Command("make the link of a program, for the launcher", _keep),
+}
+_GROUPS = (
+    ("Start programs", ("run", "build", "enable", "disable", "status")),
+    ("Kept images", ("warm", "cache")),
+    ("Understand a link", ("explain", "tree", "modules", "bench")),
+)
+
+
+def parse(words: list[str]) -> argparse.Namespace | None:
+    """The options of a command, its name as ``command``; None where no command is given.
+
+    Only that command's options are set up: the launcher waits for this.  Raises `LinkError`
+    ``cli/usage``; --help and --version end the process.
+    """
+    if words and words[0] in COMMANDS:
+        command = COMMANDS[words[0]]
+        summary = command.summary
+        parser = Parser(
+            f"spidl {words[0]}", description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,
+        )  # fmt: skip
+        command.add(parser)
+        return parser.parse_args(words[1:], argparse.Namespace(command=words[0]))
+    if words and not words[0].startswith("-"):
+        raise LinkError("cli/usage", f"there is no command `{words[0]}`", help="see spidl --help")
+    top = _Top("spidl", add_help=False, allow_abbrev=False)
+    top.add_argument("-h", "--help", action="help")
+    top.add_argument("--version", action="version", version=f"spidl {__version__}")
+    top.parse_args(words)
+    return None
+
+
+class _Top(Parser):
+    """`spidl` without a command."""
+
+    def format_help(self) -> str:
+        return help_text()
+
+
+def help_text() -> str:
+    """What `spidl --help` says."""
+    lines = ["usage: spidl COMMAND ...", "", "A dynamic linker you can program."]
+    for title, names in _GROUPS:
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<9} {COMMANDS[name].summary}" for name in names]
+    lines += ["", "`spidl COMMAND --help` says more about one; --version is this Spidl's.", ""]
+    return "\n".join(lines)
