@@ -1,1 +1,1 @@
-"""Measurements, side by side in one run; `make bench` prints and draws them."""
+"""Measurements, side by side in one run; `make numbers` makes a page of them."""

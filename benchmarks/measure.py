@@ -1,82 +1,202 @@
-"""Timing whole processes fairly: all candidates take turns, medians are kept."""
+"""Timing whole processes fairly: all candidates take turns, medians and quartiles are kept."""
 
 from __future__ import annotations
 
 import os
+import re
+import resource
+import shutil
 import statistics
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from benchmarks.figures import Way, spread
+
+_SILENT = (
+    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+    (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+)
+_WARM_UP = 2
+_FEWEST = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """Medians of one candidate: wall milliseconds, minor page faults."""
+class Candidate:
+    """One way to start a program."""
 
-    milliseconds: float
-    fastest: float
-    faults: float
+    argv: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables beyond those of the measuring process."""
+    evict: str | None = None
+    """A file whose pages leave the page cache before each start."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {**os.environ, **self.environment}
 
 
-def once(argv: Sequence[str]) -> tuple[float, int]:
-    """Start a program with its output thrown away; (seconds until it ended, minor page faults)."""
-    silent = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-    ]
+@dataclass(slots=True)
+class Runs:
+    """What the starts of one candidate took."""
+
+    seconds: list[float] = field(default_factory=list)
+    faults: list[int] = field(default_factory=list)
+    status: int = 0
+
+
+def once(candidate: Candidate) -> tuple[float, int, int]:
+    """Start it with its output thrown away; (seconds until it ended, minor page faults, status)."""
+    variables = candidate.variables
+    if candidate.evict is not None:
+        drop_from_cache(candidate.evict)
     began = time.perf_counter()
-    pid = os.posix_spawn(argv[0], list(argv), os.environ, file_actions=silent)
-    _, _, usage = os.wait4(pid, 0)
-    return time.perf_counter() - began, usage.ru_minflt
+    pid = os.posix_spawn(candidate.argv[0], list(candidate.argv), variables, file_actions=_SILENT)
+    _, status, usage = os.wait4(pid, 0)
+    return time.perf_counter() - began, usage.ru_minflt, status
 
 
-def side_by_side(candidates: Mapping[str, Sequence[str]], runs: int) -> dict[str, Sample]:
-    """Run all candidates in turn, ``runs`` times after a warm-up."""
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    faults: dict[str, list[int]] = {name: [] for name in candidates}
-    for argv in candidates.values():
-        once(argv)
-    for _ in range(runs):
-        for name, argv in candidates.items():
-            duration, count = once(argv)
-            seconds[name].append(duration)
-            faults[name].append(count)
+def drop_from_cache(path: str) -> None:
+    """Take a file's clean pages out of the page cache (posix_fadvise, POSIX_FADV_DONTNEED)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def reads_when_cold(candidate: Candidate) -> bool:
+    """Whether dropping the file makes the next start read; a tmpfs keeps its pages, for one."""
+    assert candidate.evict is not None
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock
+    once(candidate)
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_inblock > before
+
+
+def side_by_side(
+    candidates: Mapping[str, Candidate], *, base: str, seconds: float, most: int = 500
+) -> tuple[dict[str, Way], int]:
+    """Run all candidates in turn for so many seconds; (what they took, rounds).
+
+    Each round starts with another candidate, so that none always follows the same one.  Exits
+    where they do not end alike: then they do not do the same work.
+    """
+    runs = {name: Runs() for name in candidates}
+    for name, candidate in candidates.items():
+        for _ in range(_WARM_UP):
+            _, _, runs[name].status = once(candidate)
+        if runs[name].status != runs[base].status:
+            sys.exit(
+                f"numbers: {candidate.argv[0]} ({name}) ends with wait status "
+                f"{runs[name].status}, {candidates[base].argv[0]} ({base}) with {runs[base].status}"
+            )
+    order = list(candidates)
+    until = time.perf_counter() + seconds
+    rounds = 0
+    while rounds < _FEWEST or (rounds < most and time.perf_counter() < until):
+        for name in order:
+            duration, faults, _ = once(candidates[name])
+            runs[name].seconds.append(duration)
+            runs[name].faults.append(faults)
+        order.append(order.pop(0))
+        rounds += 1
     return {
-        name: Sample(
-            statistics.median(seconds[name]) * 1e3,
-            min(seconds[name]) * 1e3,
-            statistics.median(faults[name]),
-        )
-        for name in candidates
+        name: {
+            "milliseconds": spread([s * 1e3 for s in run.seconds]),
+            "faster": spread([b / s for b, s in zip(runs[base].seconds, run.seconds, strict=True)]),
+            "faults": statistics.median(run.faults),
+            "calls": count_calls(candidates[name]),
+        }
+        for name, run in runs.items()
+    }, rounds
+
+
+def _strace() -> str:
+    found = shutil.which("strace")
+    if found is None:
+        sys.exit("numbers: strace is missing; install the package strace")
+    return found
+
+
+def _totals(candidate: Candidate, *options: str) -> tuple[int, int]:
+    """(calls, errors) in the last line of strace's summary, children included."""
+    with tempfile.NamedTemporaryFile("r", suffix=".strace") as output:
+        subprocess.run(
+            [_strace(), "-f", "-c", "-U", "calls,errors,name", *options, "-o", output.name,
+             *candidate.argv],
+            env=candidate.variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        lines = [line.split() for line in output if line.rstrip().endswith(" total")]
+    if not lines:
+        sys.exit(f"numbers: strace could not follow {candidate.argv[0]}")
+    numbers = [int(word) for word in lines[-1][:-1]]
+    return numbers[0], sum(numbers[1:])
+
+
+def count_calls(candidate: Candidate) -> int:
+    """System calls of one run, its children included.
+
+    The fewest of three runs: threads that wait for each other make some more by chance.
+    """
+    return min(_totals(candidate)[0] for _ in range(3))
+
+
+def count_programs(candidate: Candidate) -> int:
+    """Programs that one run executes, itself included: successful execve calls."""
+    calls, errors = _totals(candidate, "--seccomp-bpf", "-e", "trace=execve")
+    return calls - errors
+
+
+def progress(text: str) -> None:
+    """One line on a terminal, overwritten by the next."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}{' ...' if text else ''}", end="", file=sys.stderr, flush=True)
+
+
+def machine() -> dict[str, str]:
+    """What the figures depend on: processor, kernel, libc, tools."""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    with open("/proc/meminfo", encoding="ascii") as file:
+        memory = int(file.readline().split()[1])
+    virtual = ", virtual machine" if re.search(r"^flags.*\bhypervisor\b", text, re.M) else ""
+    return {
+        "processor": f"{model[1] if model else 'unknown'}, {os.cpu_count()} cores{virtual}",
+        "memory": f"{memory / 2**20:.0f} GiB",
+        "kernel": f"Linux {os.uname().release}",
+        "libc": os.confstr("CS_GNU_LIBC_VERSION") or "unknown",
+        "python": sys.version.split()[0],
+        "numpy": _version_of_numpy(),
+        "gcc": _first_line("gcc", "--version"),
+        "system": _system(),
     }
 
 
-def private_memory(argv: Sequence[str]) -> int:
-    """Private bytes of a program that waits for its standard input, in kB (smaps_rollup)."""
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def _version_of_numpy() -> str:
+    from importlib.metadata import version
+
+    return version("numpy")
+
+
+def _first_line(*argv: str) -> str:
     try:
-        time.sleep(0.3)
-        with open(f"/proc/{process.pid}/smaps_rollup", encoding="ascii") as file:
-            lines = dict(line.split(":", 1) for line in file if ":" in line.split(" ")[0])
-        return sum(int(lines[key].split()[0]) for key in ("Private_Dirty", "Private_Clean"))
-    finally:
-        process.kill()
-        process.wait()
+        output = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "none"
+    return output.splitlines()[0] if output else "unknown"
 
 
-def machine() -> str:
-    """One line that names the machine the figures are from."""
-    model = "unknown processor"
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        virtual = ", virtual" if " hypervisor" in file.read() else ""
-    libc = os.confstr("CS_GNU_LIBC_VERSION") or "unknown libc"
-    return f"{model}, {os.cpu_count()} cores{virtual}, Linux {os.uname().release}, {libc}"
+def _system() -> str:
+    import platform
+
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "unknown")
+    except OSError:
+        return "unknown"
