@@ -26,7 +26,7 @@ ALLOWED = {
     "testing": (
         "spidl.testing", "spidl.modules", "spidl.link", "spidl.elf", "spidl.diagnostics",
     ),
-    "cache": ("spidl.cache", "spidl.diagnostics"),
+    "cache": ("spidl.cache", "spidl.files", "spidl.diagnostics"),
 }  # fmt: skip
 """What a package may import of Spidl; modules have a rule of their own."""
 
@@ -91,12 +91,13 @@ def test_the_api_lists_what_it_imports() -> None:
     assert imported == set(spidl.api.__all__)
 
 
-def test_a_cached_run_loads_neither_numpy_nor_the_linker() -> None:
-    """All that `spidl run` does before it executes a kept image."""
+def test_a_kept_link_is_found_without_numpy_and_the_linker() -> None:
+    """All that `spidl keep` does before it knows that there is nothing to do."""
     script = (
-        "import sys, spidl.cli.main, spidl.cli.run, spidl.session, spidl.cache.store as store\n"
+        "import sys, spidl.cli.main, spidl.cli.keep, spidl.session, spidl.cache.store as store\n"
         "request = spidl.session.Request(spidl.session.find_program('true'))\n"
-        "store.Store().find(spidl.session.entry_key(request))\n"
+        "choice = spidl.session.selected(request)\n"
+        "store.Store(choice.cache).find(choice.key)\n"
         "heavy = {'numpy', 'spidl.link.link', 'spidl.elf', 'spidl.registry', 'ctypes'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
@@ -108,7 +109,7 @@ def test_a_cached_run_loads_neither_numpy_nor_the_linker() -> None:
 
 def test_files_are_short() -> None:
     long = {}
-    for folder in ("src", "boot", "tests", "examples", "benchmarks"):
+    for folder in ("src", "boot", "launcher", "tests", "examples", "benchmarks"):
         for path in (ROOT / folder).rglob("*"):
             if path.suffix in (".py", ".c", ".h", ".S"):
                 lines = len(path.read_text().splitlines())
@@ -121,6 +122,8 @@ def test_files_are_short() -> None:
 # -- error codes ---------------------------------------------------------------------------------
 
 CODE = re.compile(r"[a-z]+/[a-z0-9]+(?:-[a-z0-9]+)*")
+NATIVE = ("boot", "launcher")
+"""C whose `die` and `warn` put `start/` before the code that they are given."""
 PARSE_ERRORS = ("reader.py", "opening.py")
 """Files of elf/ whose helpers put `parse/` before the code that they are given."""
 
@@ -130,7 +133,7 @@ def _called(node: ast.Call) -> str:
 
 
 def source_codes() -> set[str]:
-    """Every code in the Python source: first arguments of errors, tables of codes, boot's own."""
+    """Every code in the Python source: first arguments of errors, tables of codes, the C's own."""
     codes: set[str] = set()
     constants: set[str] = set()
     for path in python_files(PACKAGE):
@@ -151,8 +154,9 @@ def source_codes() -> set[str]:
                     assert not plain, f"{path}:{node.lineno}: write the code out"
     phases = {code.partition("/")[0] for code in codes} | {phase.name for phase in PHASES}
     codes |= {c for c in constants if CODE.fullmatch(c) and c.partition("/")[0] in phases}
-    for path in (ROOT / "boot").glob("*.c"):
-        codes |= {f"start/{what}" for what in re.findall(r'\bdie\("([a-z-]+)"', path.read_text())}
+    for path in (file for folder in NATIVE for file in (ROOT / folder).glob("*.c")):
+        found = re.findall(r'\b(?:die|warn)\("([a-z-]+)"', path.read_text())
+        codes |= {f"start/{what}" for what in found}
     return codes
 
 

@@ -13,27 +13,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .harness import PLAIN_WAY, SOURCE, STEERING, Outcome, run
+from .reachable import reachable
 
 NOBODY = pwd.getpwnam("nobody")
-MAIN = """
-import ctypes, importlib, os, pkgutil, sys
+DROP = """
+import os, sys
 user, group = int(sys.argv[1]), int(sys.argv[2])
 if os.geteuid() == 0:
-    # Everything is imported before: Python's own files may be root's alone.
-    import encodings.ascii, encodings.latin_1, importlib.metadata, numpy, shutil, tempfile, tomllib
-    import spidl
-    for module in pkgutil.walk_packages(spidl.__path__, "spidl."):
-        if not module.name.endswith("__main__"):
-            importlib.import_module(module.name)
-    from spidl.targets.exec.boot import load_boot
-    load_boot()
     os.setgroups([])
     os.setresgid(group, group, group)
     os.setresuid(user, user, user)
-    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as it is for every usual process
-sys.argv = ["spidl", *sys.argv[3:]]
-from spidl.cli.main import entry
-entry()
+os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
@@ -60,9 +50,11 @@ def as_nobody(
     arguments: Sequence[str | Path], env: Mapping[str, str] | None = None, *, home: Path
 ) -> Outcome:
     """The same as a user without privileges: nobody if this is root, else this user."""
+    python, own = reachable()
     user = [str(NOBODY.pw_uid), str(NOBODY.pw_gid)]
-    command = [sys.executable, "-c", MAIN, *user, *map(str, arguments)]
-    return run(command, env=environment(HOME=str(home), **(env or {})), cwd=Path("/"))
+    command = [sys.executable, "-c", DROP, *user, python, "-P", "-m", "spidl", *map(str, arguments)]
+    variables = {**environment(HOME=str(home)), **own, **(env or {})}
+    return run(command, env=variables, cwd=Path("/"))
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int, int]]:

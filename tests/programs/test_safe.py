@@ -6,7 +6,6 @@ and its cache come into it, other users, and what changes on the machine.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from spidl.cache.entry import decode
 from tests.needs import missing, tool
 
 from .attack import (
@@ -72,7 +72,7 @@ def start(main: Path, cache: Path, words: Sequence[str | Path] = (), **variables
 
 def images(cache: Path) -> list[Path]:
     """The image of each entry, by time."""
-    found = [p for p in cache.glob("images/*/*") if p.name != "entry.json"]
+    found = [p for p in cache.glob("images/*/*") if p.name != "entry"]
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
 
@@ -184,13 +184,13 @@ def test_an_image_that_was_changed(main: Path, cache: Path) -> None:
         assert images(cache)[0].stat().st_ino != before
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"null", b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("text", [b"", b"SPIDTRY1", b"\0" * 100_000, b"\xff" * 160])
 def test_an_entry_that_was_damaged(main: Path, cache: Path, text: bytes) -> None:
     start(main, cache)
-    path = images(cache)[0].parent / "entry.json"
+    path = images(cache)[0].parent / "entry"
     path.write_bytes(text)
     assert start(main, cache) == Outcome(b"1\n", b"", 0)
-    assert json.loads(path.read_text())["image"] == "program"
+    assert decode(path.read_bytes()).image == "program"
 
 
 def test_an_entry_of_another_program(main: Path, cache: Path, tmp_path: Path) -> None:
@@ -243,7 +243,8 @@ def test_changed_input_is_linked_again(tmp_path: Path, cache: Path, change: str)
     shutil.copy2(images(cache)[0], old)
     act(main, tmp_path)
     verbose = run([str(main)], executable=old, env=environment(SPIDL_VERBOSE="1"))
-    assert plainly(verbose, b"2\n"), verbose
+    assert (verbose.stdout, verbose.status) == (b"2\n", 0), verbose
+    assert verbose.stderr.startswith(b"spidl: not as linked: "), verbose
     for _ in range(2):
         assert start(main, cache) == Outcome(b"2\n", b"", 0)
     assert len(images(cache)) == 1
@@ -260,7 +261,9 @@ def test_earlier_in_library_path(main: Path, cache: Path, tmp_path: Path) -> Non
     shutil.copy2(images(cache)[0], image)
     value(first, 8)
     env = environment(SPIDL_VERBOSE="1", **paths)
-    assert plainly(run([str(main)], executable=image, env=env), b"8\n")
+    result = run([str(main)], executable=image, env=env)
+    assert (result.stdout, result.status) == (b"8\n", 0), result
+    assert result.stderr.startswith(b"spidl: not as linked: file absent when linked"), result
     assert start(main, cache, **paths) == Outcome(b"8\n", b"", 0)
 
 
