@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from setuptools.errors import CompileError
 from distutils.command.build_scripts import build_scripts  # isort: skip  (setuptools' own copy)
 
 ROOT = Path(__file__).resolve().parent
+
+
+AGAIN = "spidl/bin/spidl-again"
+"""The launcher's second name, which only images use."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class BuildPy(build_py):
         package = ROOT / "src" if editable else Path(self.build_lib)
         for native in (BOOT, LAUNCHER):
             native.build(package / native.output)
+        shutil.copy(package / LAUNCHER.output, package / AGAIN)
 
     def get_source_files(self) -> list[str]:
         files = [path for native in (BOOT, LAUNCHER) for path in (ROOT / native.folder).iterdir()]

@@ -186,7 +186,7 @@ static const char *changed(const struct entry *entry, const struct entry_input *
     const char *path = entry_text(entry, input->path);
     int error = status_of(path, &now);
     if (input->flags & INPUT_ABSENT)
-        return error == -ENOENT_ || error == -ENOTDIR_ || error == -EACCES_ ? 0 : path;
+        return error ? 0 : path; /* what cannot be looked at cannot be loaded */
     return error || !is_same_file(&now, &input->identity) ? path : 0;
 }
 

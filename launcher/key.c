@@ -63,7 +63,7 @@ static int steers_linker(const char *entry)
 }
 
 /* Whether one of a path list's entries counts from the working folder. */
-static int has_relative(const char *list)
+int has_relative(const char *list)
 {
     for (int start = 1; list && (*list || start); list++) {
         if (start && *list != '/')
@@ -146,6 +146,8 @@ int make_key(const struct request *request, struct key *key)
                    (preload && *preload && has_relative(preload));
     for (uint32_t i = 0; i < request->options.count; i++)
         relative |= is_relative(request->options.word[i]);
+    if (*request->program != '/' || (relative && !working_folder()))
+        return 0;
     if (!buffer.text || !put(&buffer, "spidl key 1") || !put_machine(&buffer) ||
         !put(&buffer, request->program) || !put(&buffer, request->config ? request->config : "") ||
         !put_options(&buffer, &request->options) || !put(&buffer, "") ||

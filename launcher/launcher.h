@@ -49,7 +49,8 @@ struct request {
     struct words options, python;
     char **argv; /* the program's own words, its argv[0] first */
     int full_name; /* argv[0] is the program's path: it looks for its files beside itself */
-    int quiet;   /* a link error starts the program the plain way, as if Spidl were not there */
+    int policy;    /* whether a module enforces one: 0 not known, 1 no, 2 yes */
+    int quiet;     /* a link error starts the program the plain way, as if Spidl were not there */
 };
 
 /* text.c */
@@ -76,7 +77,8 @@ char *take_variable(const char *name);  /* the same, and out of the environment 
 int status_of(const char *path, struct kernel_stat *now);
 int is_launcher(const char *path); /* this very file, or a name that stands for a program */
 const char *own_path(void);
-const char *working_folder(void);
+const char *working_folder(void); /* or 0 */
+const char *link_target(const char *path);
 const char *find_program(const char *name); /* absolute, or 0 */
 const char *find_next(const char *path);
 int is_private_file(const struct kernel_stat *now, uint32_t kind);
@@ -88,6 +90,7 @@ struct key {
     char name[17]; /* of the entry's folder: hexadecimal digits of the text's hash */
 };
 uint64_t hash_words(const uint64_t *words, uint64_t count);
+int has_relative(const char *list);
 int make_key(const struct request *request, struct key *key);
 
 /* entry.c */

@@ -2,7 +2,7 @@
 #include "entry.h"
 #include "launcher.h"
 
-enum { LARGEST_LINK = 1 << 16, READ_ONLY = 02004000 | 0400000 };
+enum { LARGEST_LINK = 1 << 16, READ_ONLY = 02004000 | 0400000, HOPS = 16 };
 
 char **launcher_argv, **launcher_envp;
 const char *launcher_execfn;
@@ -14,6 +14,7 @@ static void read_stack(uint64_t *stack)
 {
     launcher_argv = (char **)(stack + 1);
     launcher_envp = launcher_argv + stack[0] + 1;
+    launcher_execfn = "spidl";
     char **end = launcher_envp;
     while (*end)
         end++;
@@ -71,17 +72,28 @@ static int has_slash(const char *text)
     return text && (base_name(text) != text || *text == '/');
 }
 
+/* The name itself, or one that it is a link to. */
+static int read_links(struct request *request, const char *path)
+{
+    for (int hops = 0; path && hops < HOPS; hops++) {
+        if (read_link(request, path))
+            return 1;
+        path = link_target(path);
+    }
+    return 0;
+}
+
 static _Noreturn void start_enabled(void)
 {
     struct request request = {0};
-    const char *name = launcher_execfn;
+    const char *name = launcher_execfn, *first = *launcher_argv;
     request.argv = launcher_argv;
     request.quiet = 1;
-    int found = read_link(&request, name);
-    /* The interpreter of a script is told the script's name there. */
-    if (!found && has_slash(*launcher_argv)) {
-        name = *launcher_argv;
-        found = read_link(&request, name);
+    int found = read_links(&request, name);
+    /* The interpreter of a script is told the script's name there; fexecve tells a number. */
+    if (!found && (has_slash(first) || (first && after_prefix(name, "/dev/fd/")))) {
+        name = first;
+        found = has_slash(first) && read_links(&request, name);
     }
     struct kernel_stat now;
     if (!found || status_of(request.program, &now)) {
@@ -152,10 +164,10 @@ static _Noreturn void command(void)
 void spidl_launcher(uint64_t *stack)
 {
     read_stack(stack);
-    const char *stale = take_variable("SPIDL_STALE");
-    if (stale)
-        restart(stale);
-    if (launcher_execfn && !same_text(base_name(launcher_execfn), "spidl"))
+    const char *name = base_name(launcher_execfn);
+    if (same_text(name, "spidl-again")) /* nobody starts a program under this name */
+        restart(take_variable("SPIDL_STALE"));
+    if (!same_text(name, "spidl"))
         start_enabled();
     command();
 }

@@ -61,7 +61,9 @@ void defaults(struct request *request)
 {
     const char *chosen = variable("SPIDL_CACHE");
     if (!request->cache && chosen && *chosen)
-        request->cache = *chosen == '/' ? chosen : joined(working_folder(), "/", chosen);
+        request->cache = *chosen == '/'    ? chosen
+                         : working_folder() ? joined(working_folder(), "/", chosen)
+                                            : 0;
     if (!request->cache)
         request->cache = below("XDG_CACHE_HOME", "/.cache", "/spidl");
     for (uint32_t i = 0; i < request->options.count; i++)

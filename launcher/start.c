@@ -4,6 +4,7 @@
 
 enum { ATTEMPTS = 3, KEPT = 0, PLAINLY = 3, NO_STATUS = 256 };
 enum { WRITE_ = 2, F_GETFD_ = 1, F_GETLK_ = 5, F_WRLCK_ = 1, F_UNLCK_ = 2 };
+enum { PAUSE = 600 }; /* seconds */
 enum { ECHILD_ = 10, EROFS_ = 30, SIGCHLD_ = 17, SET_SIZE = 8, EMPTY_PATH = 0x1000 };
 
 struct kernel_flock {
@@ -48,10 +49,12 @@ void hand_over(const struct words *python, char **words)
         STATUS_BROKEN);
 }
 
-/* A module may enforce a policy: only Python knows. */
+/* A module may enforce a policy: only Python knows, or an entry that these settings made. */
 static int may_have_policy(const struct request *request)
 {
     struct kernel_stat now;
+    if (request->policy)
+        return request->policy == 2;
     for (uint32_t i = 0; i < request->options.count; i++)
         if (!after_prefix(request->options.word[i], "--layout="))
             return 1;
@@ -104,6 +107,17 @@ static int is_unwritable(const char *cache)
     return error == -EACCES_ || error == -EROFS_;
 }
 
+/* Python leaves its mark on the lock file where a link could not be kept. */
+static int has_failed_lately(const char *cache)
+{
+    struct kernel_stat now;
+    char *path = joined(cache, "/lock", "");
+    if (!path || status_of(path, &now))
+        return 0;
+    int64_t age = system_call(SYS_TIME, 0, 0, 0, 0, 0, 0) - now.mtime[0];
+    return age >= 0 && age < PAUSE;
+}
+
 static void to_null(int descriptor, int flags)
 {
     int64_t null = system_call(SYS_OPENAT, (uint64_t)AT_FDCWD_, number_of("/dev/null"),
@@ -127,11 +141,29 @@ static struct kernel_sigaction notice_children(void)
     return before;
 }
 
+/* They are meant for the program, or for other Pythons; a path that is not absolute would bring code
+   of whatever folder this is. */
+static void drop_python_variables(void)
+{
+    static const char *const kept[] = {"PYTHONDONTWRITEBYTECODE=", "PYTHONPYCACHEPREFIX="};
+    char **to = launcher_envp;
+    for (char **from = launcher_envp; *from; from++) {
+        const char *path = after_prefix(*from, "PYTHONPATH=");
+        int keep = !after_prefix(*from, "PYTHON") || (path && *path && !has_relative(path));
+        for (uint32_t i = 0; i < sizeof kept / sizeof *kept; i++)
+            keep |= after_prefix(*from, kept[i]) != 0;
+        if (keep)
+            *to++ = *from;
+    }
+    *to = 0;
+}
+
 static _Noreturn void become_keeper(const struct request *request, const char *but)
 {
     static char *words[2 * WORDS];
     uint32_t count = 0;
     notice_children();
+    drop_python_variables();
     words[count++] = "keep";
     if (request->quiet)
         words[count++] = "--quiet";
@@ -192,6 +224,9 @@ static int link_now(const struct request *request, const char *but)
 /* Links in a process of its own that nobody waits for and that holds no descriptor open. */
 static void link_later(const struct request *request, const char *but)
 {
+    if (system_call(SYS_GETPID, 0, 0, 0, 0, 0, 0) == 1)
+        return; /* it would stay this process's child */
+    struct kernel_sigaction before = notice_children();
     int64_t child = system_call(SYS_FORK, 0, 0, 0, 0, 0, 0);
     if (child == 0) {
         system_call(SYS_SETSID, 0, 0, 0, 0, 0, 0);
@@ -206,6 +241,7 @@ static void link_later(const struct request *request, const char *but)
     }
     if (child > 0)
         wait_for(child);
+    system_call(SYS_SIGACTION, SIGCHLD_, number_of(&before), 0, SET_SIZE, 0, 0);
 }
 
 static _Noreturn void use(const struct request *request, const struct entry *entry)
@@ -246,6 +282,8 @@ static void make(const struct request *request, const struct key *key, const cha
             never = 1; /* nothing can be kept */
         else if (request->quiet && is_unwritable(request->cache))
             reason = "the cache folder cannot be written to", detail = request->cache, never = 1;
+        else if (request->quiet && !but && has_failed_lately(request->cache))
+            reason = "a link could not be kept some minutes ago", detail = 0, never = 1;
         int later = when && same_text(when, "later");
         if (!never && later)
             link_later(request, but);
@@ -269,18 +307,37 @@ static void make(const struct request *request, const struct key *key, const cha
     start_plainly(request);
 }
 
+/* What the entry says holds while nothing has changed that Python would ask: not the libraries. */
+static void learn_policy(struct request *request, const struct entry *entry)
+{
+    if (!input_fault(entry, 0))
+        request->policy = entry->header->flags & ENTRY_POLICY ? 2 : 1;
+}
+
 void start(struct request *request)
 {
     struct key key;
     struct entry entry;
     if (launcher_secure) {
+        if (may_have_policy(request))
+            die("policy", "a privileged start, and a policy must be enforced", request->program, 0,
+                "start it without privileges", STATUS_POLICY);
         say_plain("a privileged start", 0);
+        start_plainly(request);
+    }
+    if (*request->program != '/') {
+        if (may_have_policy(request))
+            die("policy", "the working folder has no path", request->program, 0,
+                "start it from another folder", STATUS_POLICY);
+        say_plain("the working folder has no path", 0);
         start_plainly(request);
     }
     int keyed = request->cache && make_key(request, &key);
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         const char *detail = 0;
         const char *reason = keyed ? find_entry(request->cache, &key, &entry) : "no cache folder";
+        if (!reason)
+            learn_policy(request, &entry);
         if (!reason && (detail = front_fault(&entry)))
             reason = "changed since the link";
         if (!reason && !request->quiet && attempt == 0 && entry.header->flags & ENTRY_ERROR)
@@ -304,6 +361,8 @@ void restart(const char *stale)
     struct request request = {0};
     struct entry entry;
     struct key key;
+    if (!stale)
+        die("stale", "this is for Spidl's own use", 0, 0, "use spidl run", STATUS_USAGE);
     int policy = *stale++ == 'P';
     char *folder = joined(stale, "", ""), *end = folder;
     request.argv = launcher_argv;
@@ -325,6 +384,7 @@ void restart(const char *stale)
         }
     }
     if (!fault) {
+        learn_policy(&request, &entry);
         changed = input_fault(&entry, 1);
         if (!changed && !is_from_this_boot(&entry))
             changed = "another start of the machine";
@@ -342,7 +402,17 @@ void restart(const char *stale)
     for (int i = 16; i--; sum >>= 4)
         but[i] = "0123456789abcdef"[sum & 15];
     but[16] = 0;
-    if (make_key(&request, &key))
+    if (make_key(&request, &key)) {
         make(&request, &key, but, "changed since the link", changed);
+        /* Once is enough for what never stays the same. */
+        fault = find_entry(request.cache, &key, &entry);
+        if (!fault && (changed = input_fault(&entry, 1))) {
+            if (policy || may_have_policy(&request))
+                die("policy", "an input changes all the time", changed, 0,
+                    "wait until it is at rest", STATUS_POLICY);
+            say_plain("an input changes all the time", changed);
+            start_plainly(&request);
+        }
+    }
     start(&request);
 }

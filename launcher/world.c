@@ -19,15 +19,35 @@ const char *variable(const char *name)
     return entry ? *entry + text_length(name) + 1 : 0;
 }
 
+/* The last one of the name: an image puts it behind all that it was given. */
 char *take_variable(const char *name)
 {
-    char **entry = find_variable(name);
-    if (!entry)
-        return 0;
+    char **entry = launcher_envp;
+    while (*entry)
+        entry++;
+    do
+        if (entry-- == launcher_envp)
+            return 0;
+    while (!after_prefix(*entry, name) || *after_prefix(*entry, name) != '=');
     char *value = *entry + text_length(name) + 1;
     for (; *entry; entry++)
         *entry = entry[1];
     return value;
+}
+
+/* What a symbolic link leads to, one step; 0 where it is none. */
+const char *link_target(const char *path)
+{
+    char *target = reserve(PATHS), *folder = joined(path, "", "");
+    if (!target || !folder)
+        return 0;
+    int64_t length = system_call(SYS_READLINK, number_of(path), number_of(target), PATHS - 1, 0, 0,
+                                 0);
+    if (length <= 0)
+        return 0;
+    target[length] = 0;
+    folder[base_name(path) - path] = 0;
+    return *target == '/' ? target : joined(folder, target, "");
 }
 
 int status_of(const char *path, struct kernel_stat *now)
@@ -75,6 +95,7 @@ const char *own_path(void)
     return path;
 }
 
+/* 0 where it has no path: removed, not reachable from here, or too long. */
 const char *working_folder(void)
 {
     static const char *known;
@@ -82,7 +103,7 @@ const char *working_folder(void)
         char *path = reserve(PATHS);
         int64_t length =
             path ? system_call(SYS_GETCWD, number_of(path), PATHS, 0, 0, 0, 0) : 0;
-        known = length > 0 && *path == '/' ? path : "/"; /* somebody may have removed it */
+        known = length > 0 && *path == '/' ? path : 0;
     }
     return known;
 }
@@ -90,9 +111,10 @@ const char *working_folder(void)
 /* Absolute, without "." and empty parts; ".." stays, for links make it mean what the kernel says. */
 static const char *absolute(const char *path)
 {
-    char *whole = *path == '/' ? joined(path, "", "") : joined(working_folder(), "/", path);
+    const char *folder = *path == '/' ? "" : working_folder();
+    char *whole = folder ? joined(folder, "/", path) : 0;
     if (!whole)
-        return 0;
+        return joined(path, "", ""); /* it can be started, but nothing can be kept of it */
     char *out = whole;
     for (const char *in = whole; *in;) {
         while (*in == '/')

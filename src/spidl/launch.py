@@ -14,6 +14,8 @@ from spidl.cache.store import Key
 from spidl.diagnostics import LinkError, Place
 
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bin", "spidl")
+AGAIN = f"{LAUNCHER}-again"
+"""Its second name, under which it takes an image back (SPIDL_STALE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,10 @@ def python_words() -> list[str]:
     """The command line that leads back here, in whatever surroundings a program is started.
 
     -P keeps the working folder out of sys.path, -E the variables that are meant for other Pythons;
-    unless this one was found through them.
+    unless this one may have been found through PYTHONPATH (launcher/start.c passes no other).
     """
-    through = any(name in os.environ for name in ("PYTHONPATH", "PYTHONHOME"))
+    paths = os.environ.get("PYTHONPATH", "")
+    through = bool(paths) and all(path.startswith("/") for path in paths.split(":"))
     return [sys.executable, *([] if through else ["-E"]), "-P", "-m", "spidl"]
 
 

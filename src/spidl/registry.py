@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import inspect
 import os
+import stat
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,18 @@ class Configuration:
     file: str | None = None
 
 
+def _refuse_foreign(path: str) -> None:
+    """Nobody's modules run with this user's rights but those of the user, and of root."""
+    status = os.stat(path)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+        raise LinkError(
+            "config/not-private",
+            "these settings belong to another user, or everybody may write to them",
+            place=Place(path),
+            help="chmod o-w them if they are yours; HOME should be the user's own (sudo -H)",
+        )
+
+
 def read_configuration(path: str | None, own: str | None = None) -> Configuration:
     """spidl.toml at ``path``, else the user's (``own`` if it is elsewhere), else the defaults.
 
@@ -54,8 +67,10 @@ def read_configuration(path: str | None, own: str | None = None) -> Configuratio
         home = os.path.join(os.environ.get("HOME", ""), ".config")
         base = os.environ.get("XDG_CONFIG_HOME") or home
         chosen = own or os.path.join(base, "spidl", "spidl.toml")
-        if not os.path.isfile(chosen):
+        # A relative base is none (XDG Base Directory Specification).
+        if not os.path.isabs(chosen) or not os.path.isfile(chosen):
             return Configuration()
+        _refuse_foreign(chosen)
     import tomllib
 
     try:

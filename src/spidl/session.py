@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from spidl.cache.entry import Input, Kept, Mark
-from spidl.cache.host import own_inputs
-from spidl.cache.identity import Identity, identity
-from spidl.cache.store import Entry, Store
-from spidl.diagnostics import LinkError, Place, Refusal, fault
-from spidl.launch import LAUNCHER, Selected, is_launcher, python_words, select
+from spidl.cache.store import Store
+from spidl.diagnostics import LinkError, Place
+from spidl.launch import Selected, is_launcher, select
 
 if TYPE_CHECKING:
-    from spidl.link.actions import FileIdentity
     from spidl.link.link import Link
     from spidl.link.objects import ObjectStore
     from spidl.registry import Configuration
@@ -41,9 +36,10 @@ class Request:
     """What is read as the user's own spidl.toml, where that is another file."""
 
 
-_TICK = 20_000_000
-"""Nanoseconds: two ticks of the kernel's slowest clock for file times."""
-_TRIES = 4
+def _absolute(path: str) -> str:
+    """As launcher/world.c: ``..`` stays, for behind a symbolic link only the kernel knows it."""
+    parts = os.path.join(working_folder(), path).split("/")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 
 def find_program(name: str) -> str:
@@ -54,10 +50,10 @@ def find_program(name: str) -> str:
     if not name:
         candidates = []
     elif "/" in name:
-        candidates = [os.path.abspath(name)]
+        candidates = [_absolute(name)]
     else:
         folders = os.environ.get("PATH", os.defpath).split(":")
-        candidates = [os.path.abspath(os.path.join(folder or ".", name)) for folder in folders]
+        candidates = [_absolute(os.path.join(folder or ".", name)) for folder in folders]
     found: str | None = None
     for candidate in candidates:
         try:
@@ -108,7 +104,7 @@ def make_link(request: Request) -> Link:
 
     configuration = configured(request)
     modules = load_modules(configuration, request.extra)
-    environment = Environment(request.environment, _working_folder())
+    environment = Environment(request.environment, working_folder())
     return Link(request.program, modules, environment, store=_object_store(request))
 
 
@@ -122,7 +118,7 @@ def _object_store(request: Request) -> ObjectStore | None:
         return None
 
 
-def _working_folder() -> str:
+def working_folder() -> str:
     try:
         return os.getcwd()
     except FileNotFoundError:  # somebody removed it
@@ -157,10 +153,10 @@ def configured(request: Request) -> Configuration:
 def build(request: Request) -> tuple[bytearray, Link]:
     """Link and make the image's bytes.  Raises `LinkError`, `Refusal`."""
     link = make_link(request)
-    return _image_of(link, request), link
+    return image_of(link, request), link
 
 
-def _image_of(link: Link, request: Request, front: Front | None = None) -> bytearray:
+def image_of(link: Link, request: Request, front: Front | None = None) -> bytearray:
     from spidl.targets.exec.ahead import Ahead
     from spidl.targets.exec.target import Layout, build_image
     from spidl.targets.exec.writer import encode_image
@@ -187,134 +183,6 @@ def selected(request: Request) -> Selected:
         config=request.user_config,
         environment=request.environment,
     )
-
-
-def kept_link(request: Request, but: str = "") -> Entry:
-    """The kept link of a request, made now if there is none that is valid.
-
-    ``but`` is the checksum of an entry that did not fit a start: that one is made again.  A link
-    that fails is kept too, so that it is not tried again before something has changed.
-
-    Raises `LinkError`; ``cache/...`` where nothing can be kept.
-    """
-    choice = selected(request)
-    store = Store(choice.cache)
-    own_inputs()  # before the entry is looked at: they may say that this is another Spidl
-    with store.lock(choice.key):
-        entry = store.find(choice.key)
-        if entry is not None and entry.sum != but and not entry.is_error:
-            return entry
-        for _ in range(_TRIES):
-            began = time.time_ns()
-            kept, content, error = _link_once(request, choice, store)
-            if not _is_racy(kept, began):
-                break
-            time.sleep(_TICK / 10**9)
-        else:
-            raise LinkError(
-                "cache/unsteady",
-                "the files change while they are linked",
-                place=Place(request.program),
-                help="link it again when they are at rest",
-            )
-        if error is None or not error.code.startswith("adopt/no-"):
-            # What a sandbox forbids may be allowed the next time: that is not kept.
-            entry = store.keep(choice.key, kept, content)
-        else:
-            entry = Entry(None, kept)
-    if error is not None and not isinstance(error, Refusal):
-        raise error
-    return entry
-
-
-def _link_once(
-    request: Request, choice: Selected, store: Store
-) -> tuple[Kept, bytearray | None, LinkError | None]:
-    """A link as it is kept: with an image, or with the reason why there is none."""
-    link = make_link(request)
-    policy = any(module.policy for module in link.modules)
-    content, error = None, None
-    # A file that is refused at first sight never becomes an input of the link itself.
-    inputs = _identities(request.program)
-    try:
-        content = _image_of(link, request, _front(choice, store, policy=policy))
-    except LinkError as caught:
-        error = caught
-    except Exception as caught:
-        if os.environ.get("SPIDL_TRACEBACK"):
-            raise
-        error = fault(caught)
-    if error is not None and error.diagnostic.place is not None:
-        inputs |= _identities(error.diagnostic.place.file)
-    inputs |= {path: _stamp(identity) for path, identity in link.inputs.items()}
-    own = [Input(path, found, front=True) for path, found in _module_files(link).items()]
-    config = request.config or choice.config
-    if config:
-        own.append(Input(os.path.abspath(config), identity(config), front=True))
-    marks = Mark.POLICY if policy else Mark(0)
-    message = ""
-    if error is not None:
-        severity = error.diagnostic.severity.value
-        message = f"{severity}[{error.code}]: {error.diagnostic.message}"
-        marks |= Mark(0) if isinstance(error, Refusal) else Mark.ERROR
-    return (
-        Kept(
-            key=choice.key.text,
-            words=tuple(_words(request, choice)),
-            inputs=(
-                *own,
-                *(Input(path, found) for path, found in inputs.items()),
-                *(Input(os.path.join("/", path), None) for path in link.absent),
-            ),
-            image=os.path.basename(request.program),
-            message=message,
-            marks=marks,
-        ),
-        content,
-        error,
-    )
-
-
-def _words(request: Request, choice: Selected) -> list[str]:
-    """The request as the launcher reads it again (launcher/request.c)."""
-    config = choice.config or ""
-    return [
-        f"P{choice.program}", f"C{choice.cache}", *([f"F{config}"] if config else []),
-        *(f"I{word}" for word in python_words()), *(f"O{word}" for word in option_words(request)),
-    ]  # fmt: skip
-
-
-def _front(choice: Selected, store: Store, *, policy: bool) -> Front | None:
-    from spidl.targets.exec.table import Front
-
-    place = store.place(choice.key)
-    if "\n" in place:  # it ends at the first newline
-        return None
-    entry = f"{'P' if policy else '-'}{place}\n{choice.program}"
-    return Front(os.fsencode(LAUNCHER), os.fsencode(entry))
-
-
-def _is_racy(kept: Kept, began: int) -> bool:
-    """Whether an input could change once more and keep its times: the kernel's clock has ticks."""
-    now = time.time_ns()
-    changes = [i.identity[4] for i in kept.inputs if i.identity is not None]
-    return any(began - _TICK <= change <= now + _TICK for change in changes)
-
-
-def _stamp(file: FileIdentity) -> Identity:
-    times = (file.mtime[0] * 10**9 + file.mtime[1], file.ctime[0] * 10**9 + file.ctime[1])
-    return file.device, file.inode, file.size, *times
-
-
-def _module_files(link: Link) -> dict[str, Identity]:
-    """Spidl's own files and those of the modules in use: one that was edited links again."""
-    loaded = [sys.modules.get(type(module).__module__) for module in link.modules]
-    files = [os.path.abspath(file) for m in loaded if (file := getattr(m, "__file__", None))]
-    return _identities(*own_inputs(), *files)
-
-
-def _identities(*files: str) -> dict[str, Identity]:
-    return {file: found for file in files if (found := identity(file)) is not None}
 
 
 def policies(request: Request) -> Sequence[str]:

@@ -19,7 +19,7 @@ import pytest
 from tests.programs.starts import Place, told
 
 from spidl.cache.entry import Damaged, Mark, checksum, decode
-from spidl.launch import LAUNCHER
+from spidl.launch import AGAIN, LAUNCHER
 
 ROUNDS = int(os.environ.get("SPIDL_FUZZ_ROUNDS", "1000"))
 HEADER, INPUT = 152, 64
@@ -49,7 +49,7 @@ class Kept:
         words = [str(self.place.main)] if stale else [LAUNCHER, "run", str(self.place.main)]
         out, to = os.pipe()
         child = os.posix_spawn(
-            LAUNCHER, words, env,
+            AGAIN if stale else LAUNCHER, words, env,
             file_actions=[(os.POSIX_SPAWN_DUP2, to, 1), (os.POSIX_SPAWN_DUP2, to, 2)],
         )  # fmt: skip
         os.close(to)

@@ -6,6 +6,7 @@ A virtual environment, or the Python under it, often lies in a folder that is it
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import sys
 import sysconfig
@@ -21,7 +22,14 @@ from .harness import SOURCE
 @cache
 def reachable() -> tuple[str, dict[str, str]]:
     """A Python that every user may run, and the variables under which it finds all it needs."""
-    world = Path(tempfile.mkdtemp(prefix="spidl-world-"))
+    before = os.umask(0o022)
+    try:
+        return _made(Path(tempfile.mkdtemp(prefix="spidl-world-")))
+    finally:
+        os.umask(before)
+
+
+def _made(world: Path) -> tuple[str, dict[str, str]]:
     atexit.register(shutil.rmtree, world, ignore_errors=True)
     world.chmod(0o755)
     shutil.copytree(SOURCE / "spidl", world / "src/spidl", ignore=_CACHES)
@@ -38,7 +46,7 @@ def reachable() -> tuple[str, dict[str, str]]:
     for package in packages.glob("numpy*"):
         shutil.copytree(package, world / "site" / package.name, ignore=_BIG)
     paths = f"{world / 'src'}:{world / 'site'}"
-    return str(world / binary.relative_to(root)), {"PYTHONHOME": str(world), "PYTHONPATH": paths}
+    return str(world / binary.relative_to(root)), {"PYTHONPATH": paths}
 
 
 _CACHES = shutil.ignore_patterns("__pycache__")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from spidl import session
+from spidl import keeping
 from spidl.cache.entry import Input, Kept
 from spidl.cache.identity import identity
 from spidl.cache.store import first_change
@@ -316,17 +316,17 @@ def test_a_file_of_the_same_tick_is_linked_again(place: Place) -> None:
     """What was written just now could be written to again and keep its times."""
     driver = """
 import sys, os
-from spidl import session
-once, count, touches = session._link_once, 0, int(sys.argv[2])
+from spidl import keeping, session
+once, count, touches = keeping._link_once, 0, int(sys.argv[2])
 def touched(request, choice, store):
     global count
     count += 1
     if count <= touches:
         os.utime(sys.argv[3])
     return once(request, choice, store)
-session._link_once = touched
+keeping._link_once = touched
 try:
-    session.kept_link(session.Request(sys.argv[1]))
+    keeping.kept_link(session.Request(sys.argv[1]))
     print(count)
 except session.LinkError as error:
     print(error.code)
@@ -347,13 +347,13 @@ def kept_with(changed: int) -> Kept:
 def test_what_is_too_young_to_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as the kernel's clock may give the same time again."""
     began, tick = 10**18, 20_000_000
-    monkeypatch.setattr("spidl.session.time.time_ns", lambda: began + 10**9)
+    monkeypatch.setattr("spidl.keeping.time.time_ns", lambda: began + 10**9)
     for changed, racy in (
         (began - 2 * tick, False), (began - tick // 2, True), (began, True),
         (began + 10**9, True), (began + 10**9 + tick // 2, True), (began + 10**10, False),
         (0, False),
     ):  # fmt: skip
-        assert session._is_racy(kept_with(changed), began) == racy
+        assert keeping._is_racy(kept_with(changed), began) == racy
 
 
 def test_a_clock_that_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

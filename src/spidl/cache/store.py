@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from spidl.cache.entry import Damaged, Kept, Mark, checksum, decode, encode
 from spidl.cache.identity import Identity, identity
+from spidl.cache.locking import open_lock, wait_for
 from spidl.cache.private import is_ours, is_private, reached_by_others
 from spidl.diagnostics import LinkError, Place
 
@@ -191,9 +192,7 @@ class Store:
         """
         file = self._lock_file()
         try:
-            # A file system without locks: two may link at once, and the later one stays.
-            with suppress(OSError):
-                fcntl.lockf(file, fcntl.LOCK_EX, 1, _offset(key.name))
+            wait_for(file, _offset(key.name), self.place(key))
             yield
         finally:
             os.close(file)
@@ -216,11 +215,15 @@ class Store:
         finally:
             os.close(file)
 
+    def note_failure(self) -> None:
+        """Tell the launcher, by the lock file's time, not to try again at every start."""
+        with suppress(OSError):
+            os.utime(os.path.join(self.folder, LOCK))
+
     def _lock_file(self) -> int:
         self.prepare()
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            return os.open(os.path.join(self.folder, LOCK), flags, 0o600)
+            return open_lock(os.path.join(self.folder, LOCK))
         except OSError as error:
             raise self._cannot_write(error) from None
 

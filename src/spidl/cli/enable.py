@@ -11,7 +11,8 @@ from spidl.cli.enabled import Enabled, Folder
 from spidl.cli.states import libraries_of
 from spidl.cli.tables import plain, table, write, write_json
 from spidl.diagnostics import LinkError, Place, Refusal
-from spidl.session import Request, find_program, kept_link, option_words, selected
+from spidl.keeping import kept_link
+from spidl.session import Request, find_program, option_words, selected
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +90,14 @@ def _enable(name: str, folder: Folder, options: argparse.Namespace) -> Outcome:
 
 
 def _looks_beside_itself(program: str) -> bool:
-    """Whether it is a driver of GCC's: they look for themselves in PATH, by argv[0].
+    """Whether it is a driver of GCC's or a Python: they look for themselves in PATH, by argv[0].
 
     There they would find the launcher, and their own files nowhere near it.
     """
     try:
         with open(program, "rb") as file:
-            return b"GCC_EXEC_PREFIX\0" in file.read()
+            content = file.read()
+        return b"GCC_EXEC_PREFIX\0" in content or b"Py_BytesMain\0" in content
     except OSError:
         return False
 

@@ -12,7 +12,8 @@ import sys
 from dataclasses import replace
 
 from spidl.diagnostics import LinkError, Place, Severity, fault
-from spidl.session import Request, find_program, kept_link, policies
+from spidl.keeping import kept_link
+from spidl.session import Request, find_program, policies
 
 KEPT = 0
 """There is an entry to be used: an image, or a refusal."""
@@ -22,10 +23,10 @@ PLAINLY = 3
 
 def keep(options: argparse.Namespace) -> int:
     """The exit status for the launcher.  Raises `LinkError` where the program must not start."""
-    os.umask(0o077)  # this process is nobody else's
     request = Request(find_program(options.program), tuple(options.extra), options.layout,
                       options.config, tuple(options.settings), cache=options.cache,
                       user_config=options.user_config)  # fmt: skip
+    before = os.umask(0o077)  # the program's own may forbid even its owner
     try:
         entry = kept_link(request, options.but)
     except Exception as caught:  # a fault of Spidl's own is no reason for a program not to start
@@ -41,6 +42,8 @@ def keep(options: argparse.Namespace) -> int:
         error.with_note("the program starts the plain way, under the system's linker")
         print(replace(error.diagnostic, severity=Severity.WARNING), file=sys.stderr)
         return PLAINLY
+    finally:
+        os.umask(before)
     if entry.image is not None:
         return KEPT
     enforced = policies(request)

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 
 from spidl.cli.states import libraries_of
 from spidl.diagnostics import Diagnostic, LinkError, Refusal, fault
-from spidl.session import Request, kept_link, make_link
+from spidl.keeping import kept_link
+from spidl.session import Request, make_link
 
 LINKED, REFUSED, FAILED = "linked", "refused", "failed"
 _PATIENCE = 5.0

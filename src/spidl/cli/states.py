@@ -46,6 +46,22 @@ def state_of(stored: Stored | None) -> State:
     return State(VALID) if kept.image is not None else State(REFUSED, kept.message)
 
 
+_FORGOTTEN = 7 * _DAY
+
+
+def is_elsewhere(stored: Stored) -> bool:
+    """Whether an entry is of another kernel and has not been used for a week.
+
+    A home folder may be shared by machines; after an update of the kernel nobody comes back.
+    """
+    if stored.kept is None or time.time() - stored.used < _FORGOTTEN:
+        return False
+    machine = os.uname()
+    # The first strings of a key, launcher/key.c.
+    here = [os.fsencode(part) for part in (machine.release, machine.version, machine.machine)]
+    return stored.kept.key.split(b"\0")[1:4] != here
+
+
 def _change(kept: Kept, path: str) -> str:
     given = next(i for i in kept.inputs if i.path == path)
     what = state_of_input(given)

@@ -28,7 +28,9 @@ from spidl.cache.store import (
 from spidl.cli.states import (
     DAMAGED,
     STALE,
+    VALID,
     image_of,
+    is_elsewhere,
     parse_size,
     program_of,
     size_text,
@@ -154,7 +156,9 @@ def _sorted_out(store: Store) -> tuple[list[Removal], list[tuple[float, Removal]
             continue
         state = state_of(stored)
         # The next start would link it again all the same.
-        if state.name in (STALE, DAMAGED):
+        if state.name == VALID and is_elsewhere(stored):
+            useless.append(_removal(stored, "of another kernel or machine, not used for long"))
+        elif state.name in (STALE, DAMAGED):
             useless.append(_removal(stored, f"{state.name}: {state.why}"))
         else:
             used.append((stored.used, _removal(stored, "")))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -201,6 +202,11 @@ class Link:
             return True
         self.absent[path] = None
         return False
+
+    def watch(self, path: str) -> None:
+        """Make a file or folder an input without reading it."""
+        with suppress(OSError):
+            self.inputs[path] = identity_of(os.stat(path))
 
     def read_input(self, path: str) -> bytes | None:
         """A configuration file as an input of the link; None when it cannot be read."""

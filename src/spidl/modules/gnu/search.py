@@ -87,7 +87,13 @@ def _expand(text: str, dso: Dso, link: Link) -> str:
     def value(match: re.Match[str]) -> str:
         token = match[1] or match[2]
         if token == "ORIGIN":
-            return os.path.dirname(os.path.realpath(dso.path) if dso.is_root else dso.path)
+            if not dso.is_root:
+                return os.path.dirname(dso.path)
+            real = os.path.realpath(dso.path)
+            if real != dso.path:
+                # The same file may have another name elsewhere, and a link lead there tomorrow.
+                link.watch(os.path.dirname(dso.path))
+            return os.path.dirname(real)
         if token == "LIB" and link.root.file.interp is not None:
             return next(iter(system_folders(link.root.file.interp)), "/lib").strip("/")
         raise Refusal(
