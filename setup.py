@@ -58,8 +58,8 @@ BOOT = Native(
 )  # fmt: skip
 LAUNCHER = Native(
     "launcher", "spidl/bin/spidl",
-    ("begin.S", "main.c", "request.c", "key.c", "entry.c", "start.c", "world.c", "message.c",
-     "text.c"),
+    ("begin.S", "main.c", "request.c", "key.c", "entry.c", "start.c", "link.c", "world.c",
+     "message.c", "text.c"),
 )  # fmt: skip
 
 

@@ -81,6 +81,7 @@ const char *working_folder(void); /* or 0 */
 const char *link_target(const char *path);
 const char *find_program(const char *name); /* absolute, or 0 */
 const char *find_next(const char *path);
+uint32_t user(void); /* effective */
 int is_private_file(const struct kernel_stat *now, uint32_t kind);
 
 /* key.c */
@@ -119,6 +120,12 @@ char **parse_run(struct request *request, char **word); /* 0: left to Python */
 _Noreturn void start(struct request *request);
 _Noreturn void restart(const char *stale);
 _Noreturn void start_plainly(const struct request *request);
+int64_t execute(const char *path, char **argv); /* a negative errno */
+int may_have_policy(const struct request *request);
+
+/* link.c */
 _Noreturn void hand_over(const struct words *python, char **words);
+int link_now(const struct request *request, const char *but); /* Python's exit status, or 256 */
+void link_later(const struct request *request, const char *but);
 
 #endif

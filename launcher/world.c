@@ -56,11 +56,18 @@ int status_of(const char *path, struct kernel_stat *now)
                             0, 0, 0);
 }
 
+uint32_t user(void)
+{
+    static int64_t known = -1;
+    if (known < 0)
+        known = system_call(SYS_GETEUID, 0, 0, 0, 0, 0, 0);
+    return (uint32_t)known;
+}
+
 /* Ours, of the right kind, and nobody else may write to it. */
 int is_private_file(const struct kernel_stat *now, uint32_t kind)
 {
-    return now->user == (uint32_t)system_call(SYS_GETEUID, 0, 0, 0, 0, 0, 0) &&
-           (now->mode & KIND) == kind && !(now->mode & OTHERS_WRITE);
+    return now->user == user() && (now->mode & KIND) == kind && !(now->mode & OTHERS_WRITE);
 }
 
 /* An enabled name has a file of its own in .spidl beside it. */

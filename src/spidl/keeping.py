@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _TICK = 20_000_000
 """Nanoseconds: two ticks of the kernel's slowest clock for file times."""
 _TRIES = 4
+_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 
 
 def kept_link(request: Request, but: str = "") -> Entry:
@@ -172,7 +173,8 @@ def _module_files(link: Link) -> dict[str, Identity]:
     """Spidl's own files and those of the modules in use: one that was edited links again."""
     loaded = [sys.modules.get(type(module).__module__) for module in link.modules]
     files = [os.path.abspath(file) for m in loaded if (file := getattr(m, "__file__", None))]
-    return _identities(*own_inputs(), *files)
+    others = [file for file in files if not file.startswith(_PACKAGE)]
+    return _identities(*own_inputs(), *others)
 
 
 def _identities(*files: str) -> dict[str, Identity]:

@@ -12,13 +12,13 @@ import random
 import struct
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from tests.programs.starts import Place, told
 
-from spidl.cache.entry import Damaged, Mark, checksum, decode
+from spidl.cache.entry import Damaged, Mark, checksum, decode, encode
 from spidl.launch import AGAIN, LAUNCHER
 
 ROUNDS = int(os.environ.get("SPIDL_FUZZ_ROUNDS", "1000"))
@@ -71,7 +71,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     decoy = image.parent / image.name[1:]  # where the name's offset is one too high
     decoy.write_text("#!/bin/sh\necho decoy\n")
     decoy.chmod(0o700)
-    made = Kept(place, entry, entry.read_bytes(), f"-{image.parent}\n{place.main}")
+    # A mutant that says it enforces a policy would be linked again, and be another image.
+    before = decode(entry.read_bytes())
+    words = [word for word in before.words if not word.startswith("I")]
+    content = encode(replace(before, words=(*words, "I/bin/false")))
+    made = Kept(place, entry, content, f"-{image.parent}\n{place.main}")
     assert made.start(made.content) == "1 image"
     return made
 
