@@ -157,6 +157,21 @@ def _cache(parser: argparse.ArgumentParser) -> None:
     action("clear", "remove all that Spidl keeps, and nothing else")
 
 
+def _domain(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, prog=parser.prog, parser_class=Parser
+    )  # fmt: skip
+    build = actions.add_parser(
+        "build", help="compile a domain's modules and write its binder", allow_abbrev=False,
+        description="Compile a domain's modules and write its binder.",
+    )  # fmt: skip
+    build.add_argument("folder", nargs="?", default=".", metavar="FOLDER",
+                       help="where domain.toml is, or the file; this folder")  # fmt: skip
+    build.add_argument("-o", "--output", metavar="FOLDER", help="FOLDER/build")
+    build.add_argument("--link", choices=("dynamic", "static"), help="instead of what it says")
+    _json(build)
+
+
 COMMANDS = {
     "run": Command("start a program through its linked image (links it first if need be)", _run),
     "build": Command("link a program and write the image to a file", _build),
@@ -171,11 +186,13 @@ COMMANDS = {
     "tree": Command("the libraries a program needs, where each was found and why", _tree),
     "modules": Command("the modules that are installed, and the pipeline", _modules),
     "bench": Command("start times under the system's linker and as an image", _bench),
+    "domain": Command("build code that is linked into a process by permission", _domain),
     "keep": Command("make the link of a program, for the launcher", _keep),
 }
 _GROUPS = (
     ("Start programs", ("run", "build", "enable", "disable", "status")),
     ("Kept images", ("warm", "cache")),
+    ("Domains", ("domain",)),
     ("Understand a link", ("explain", "tree", "modules", "bench")),
 )
 
@@ -189,10 +206,10 @@ def parse(words: list[str]) -> argparse.Namespace | None:
     if words and words[0] in COMMANDS:
         command = COMMANDS[words[0]]
         summary = command.summary
+        name = "run" if words[0] == "keep" else words[0]  # whose words the launcher passes on
         parser = Parser(
-            f"spidl {words[0]}", description=f"{summary[0].upper()}{summary[1:]}.",
-            allow_abbrev=False,
-        )  # fmt: skip
+            f"spidl {name}", description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        )
         command.add(parser)
         return parser.parse_args(words[1:], argparse.Namespace(command=words[0]))
     if words and not words[0].startswith("-"):

@@ -1,0 +1,2 @@
+/* For all extensions. */
+int Console_Write(const char *text);
