@@ -19,7 +19,7 @@ lint: setup-test
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check --quiet .
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy --strict tests/programs tests/survey
+	$(PYTHON) -m mypy --strict tests/programs tests/survey benchmarks
 
 # Every program of this machine, then real work in a root of another Debian: minutes.
 survey: setup-test

@@ -23,6 +23,14 @@ ALLOWED = {
     "elf": ("spidl.elf", "spidl.diagnostics"),
     "link": ("spidl.link", "spidl.elf", "spidl.diagnostics"),
     "targets": ("spidl.targets", "spidl.link", "spidl.elf", "spidl.files", "spidl.diagnostics"),
+    "live": (
+        "spidl.live", "spidl.link", "spidl.elf", "spidl.modules", "spidl.registry", "spidl.cache",
+        "spidl.diagnostics",
+    ),
+    "domains": (
+        "spidl.domains", "spidl.live", "spidl.link", "spidl.elf", "spidl.files",
+        "spidl.diagnostics",
+    ),
     "testing": (
         "spidl.testing", "spidl.modules", "spidl.link", "spidl.elf", "spidl.diagnostics",
     ),
