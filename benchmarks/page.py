@@ -89,7 +89,7 @@ def _ways(figures: Figures) -> list[str]:
         "  disk may have caches of its own.",
         "- *enabled*: its name in the folder of `spidl enable`. *spidl run*: the command.",
         "",
-        "All ways take turns, each round begins with another one. *Faster* is the ratio to ld.so,",
+        "All ways take turns, in each round in another order. *Faster* is the ratio to ld.so,",
         "round by round: the median, in brackets the quartiles. Above 1 is faster than ld.so.",
     ]
 
