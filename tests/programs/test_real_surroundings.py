@@ -47,7 +47,7 @@ def test_make(place: Place, link: Path) -> None:
         f"all: {targets}\n\t@{PARENT.replace('$', '$$')}; true\n{targets}:\n\t@program > $@; true\n"
     )
     for expect in (("image", "plain"), ("image",)):
-        result = shell(place, "rm -f t*; make -j4; cat t*")
+        result = shell(place, "unset MAKEFLAGS MFLAGS MAKELEVEL; rm -f t*; make -j4; cat t*")
         lines = result.stdout.decode().splitlines()
         assert (result.status, result.stderr, len(lines)) == (0, b"", 13), result
         assert lines[0] == "by an image"
