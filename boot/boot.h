@@ -2,8 +2,7 @@
 #ifndef SPIDL_BOOT_H
 #define SPIDL_BOOT_H
 
-#include "actions.h"
-#include "system.h"
+#include "common.h"
 
 /* What the kernel gave this process, and how far boot has come. */
 struct start {
@@ -31,7 +30,6 @@ struct finding {
 };
 
 struct finding check(const struct start *start, const struct spidl_action *action);
-int same_file(const struct kernel_stat *now, const struct spidl_file_identity *linked);
 int64_t stat_path(const char *path, struct kernel_stat *now);
 uint64_t aux_value(const struct start *start, uint64_t type);
 
@@ -51,21 +49,6 @@ static inline const void *at(const struct spidl_header *table, uint32_t offset)
 static inline const char *text_at(const struct spidl_header *table, uint32_t offset)
 {
     return at(table, offset);
-}
-
-static inline int same_text(const char *a, const char *b)
-{
-    while (*a && *a == *b)
-        a++, b++;
-    return *a == *b;
-}
-
-static inline uint64_t text_length(const char *text)
-{
-    uint64_t length = 0;
-    while (text[length])
-        length++;
-    return length;
 }
 
 #endif

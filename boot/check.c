@@ -16,20 +16,6 @@ uint64_t aux_value(const struct start *start, uint64_t type)
     return 0;
 }
 
-static int starts_with(const char *text, const char *prefix)
-{
-    while (*prefix && *text == *prefix)
-        text++, prefix++;
-    return *prefix == 0;
-}
-
-/* The variables that glibc's rtld and malloc read; see `process_envvars` in elf/rtld.c. */
-static int steers_linker(const char *variable)
-{
-    return starts_with(variable, "LD_") || starts_with(variable, "MALLOC_") ||
-           starts_with(variable, "GLIBC_TUNABLES=");
-}
-
 static struct finding check_environment(const struct start *start,
                                         const struct spidl_action *action)
 {
@@ -80,14 +66,6 @@ static struct finding check_vdso(const struct start *start, const struct spidl_a
         if (vdso[action->value[0] + i] != linked[i])
             return differs("another kernel", "vDSO differs");
     return as_linked;
-}
-
-int same_file(const struct kernel_stat *now, const struct spidl_file_identity *linked)
-{
-    return now->device == linked->device && now->inode == linked->inode &&
-           (uint64_t)now->size == linked->size && now->mtime[0] == linked->mtime[0] &&
-           now->mtime[1] == linked->mtime[1] && now->ctime[0] == linked->ctime[0] &&
-           now->ctime[1] == linked->ctime[1];
 }
 
 int64_t stat_path(const char *path, struct kernel_stat *now)

@@ -2,38 +2,6 @@
 #include "boot.h"
 
 enum { STATUS_REFUSED = 126, STATUS_BROKEN = 127 };
-enum { PARTS = 10, DIGITS = 24 };
-
-struct line {
-    struct kernel_iovec part[PARTS];
-    uint32_t count;
-};
-
-static void add(struct line *line, const char *text)
-{
-    if (text && line->count < PARTS) {
-        line->part[line->count].start = text;
-        line->part[line->count].length = text_length(text);
-        line->count++;
-    }
-}
-
-/* Decimal digits at the end of a buffer of DIGITS bytes. */
-static const char *decimal(char *buffer, uint64_t number)
-{
-    char *digit = buffer + DIGITS - 1;
-    *digit = 0;
-    do
-        *--digit = (char)('0' + number % 10);
-    while (number /= 10);
-    return digit;
-}
-
-static void show(const struct line *line)
-{
-    system_call(SYS_WRITEV, 2, number_of(line->part), line->count, 0, 0, 0);
-}
-
 static void add_finding(struct line *line, const struct finding *finding, char *digits)
 {
     add(line, finding->reason);

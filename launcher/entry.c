@@ -86,14 +86,6 @@ static const char *map_entry(int folder, struct entry *entry)
     return fault;
 }
 
-static int is_same_file(const struct kernel_stat *now, const struct spidl_file_identity *then)
-{
-    return now->device == then->device && now->inode == then->inode &&
-           (uint64_t)now->size == then->size && now->mtime[0] == then->mtime[0] &&
-           now->mtime[1] == then->mtime[1] && now->ctime[0] == then->ctime[0] &&
-           now->ctime[1] == then->ctime[1];
-}
-
 static const char *image_fault(int folder, struct entry *entry)
 {
     struct kernel_stat now;
@@ -109,7 +101,7 @@ static const char *image_fault(int folder, struct entry *entry)
     if (entry->file < 0)
         return "no image";
     if (system_call(SYS_FSTAT, (uint64_t)entry->file, number_of(&now), 0, 0, 0, 0) ||
-        !is_private_file(&now, REGULAR) || !is_same_file(&now, &entry->header->written)) {
+        !is_private_file(&now, REGULAR) || !same_file(&now, &entry->header->written)) {
         system_call(SYS_CLOSE, (uint64_t)entry->file, 0, 0, 0, 0, 0);
         return "the image is not the one that was written";
     }
@@ -187,7 +179,7 @@ static const char *changed(const struct entry *entry, const struct entry_input *
     int error = status_of(path, &now);
     if (input->flags & INPUT_ABSENT)
         return error ? 0 : path; /* what cannot be looked at cannot be loaded */
-    return error || !is_same_file(&now, &input->identity) ? path : 0;
+    return error || !same_file(&now, &input->identity) ? path : 0;
 }
 
 /* The path of the first input that is not as it was. */

@@ -18,7 +18,7 @@ static int put(struct buffer *buffer, const char *text)
     return 1;
 }
 
-static void hexadecimal(char *out, uint64_t number, int digits)
+void hexadecimal(char *out, uint64_t number, int digits)
 {
     for (out[digits] = 0; digits--; number >>= 4)
         out[digits] = "0123456789abcdef"[number & 15];
@@ -50,16 +50,6 @@ static int put_machine(struct buffer *buffer)
         done = put(buffer, digits);
     }
     return done;
-}
-
-/* The variables that glibc's rtld and malloc read; as boot's check of the environment. */
-static int steers_linker(const char *entry)
-{
-    const char *c = entry;
-    while (*c && *c != '=')
-        c++;
-    return *c && (after_prefix(entry, "LD_") || after_prefix(entry, "MALLOC_") ||
-                  after_prefix(entry, "GLIBC_TUNABLES="));
 }
 
 /* Whether one of a path list's entries counts from the working folder. */

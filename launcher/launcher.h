@@ -3,7 +3,7 @@
 #ifndef SPIDL_LAUNCHER_H
 #define SPIDL_LAUNCHER_H
 
-#include "../boot/system.h"
+#include "../boot/common.h"
 
 enum {
     SYS_READ = 0,
@@ -56,9 +56,6 @@ struct request {
 /* text.c */
 void *memcpy(void *to, const void *from, size_t size);
 void *memset(void *to, int byte, size_t size);
-uint64_t text_length(const char *text);
-int same_text(const char *a, const char *b);
-const char *after_prefix(const char *text, const char *prefix); /* 0 if it does not start so */
 const char *base_name(const char *path);
 char *joined(const char *a, const char *b, const char *c); /* 0 where memory ends */
 int add_word(struct words *words, const char *word);
@@ -90,6 +87,7 @@ struct key {
     uint64_t size; /* bytes, a multiple of 8 */
     char name[17]; /* of the entry's folder: hexadecimal digits of the text's hash */
 };
+void hexadecimal(char *out, uint64_t number, int digits);
 uint64_t hash_words(const uint64_t *words, uint64_t count);
 int has_relative(const char *list);
 int make_key(const struct request *request, struct key *key);

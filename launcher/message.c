@@ -1,22 +1,6 @@
 /* Messages in the form of Spidl's others: a headline with a code, a place, a help line. */
 #include "launcher.h"
 
-enum { PARTS = 24, DIGITS = 24 };
-
-struct line {
-    struct kernel_iovec part[PARTS];
-    uint32_t count;
-};
-
-static void add(struct line *line, const char *text)
-{
-    if (text && line->count < PARTS) {
-        line->part[line->count].start = text;
-        line->part[line->count].length = text_length(text);
-        line->count++;
-    }
-}
-
 static void add_error(struct line *line, int64_t error, char *digits)
 {
     static const struct {
@@ -34,19 +18,8 @@ static void add_error(struct line *line, int64_t error, char *digits)
             add(line, known[i].text);
             return;
         }
-    char *digit = digits + DIGITS - 1;
-    uint64_t number = -(uint64_t)error;
-    *digit = 0;
-    do
-        *--digit = (char)('0' + number % 10);
-    while (number /= 10);
     add(line, "errno ");
-    add(line, digit);
-}
-
-static void show(const struct line *line)
-{
-    system_call(SYS_WRITEV, 2, number_of(line->part), line->count, 0, 0, 0);
+    add(line, decimal(digits, -(uint64_t)error));
 }
 
 static void tell(const char *severity, const char *code, const char *text, const char *place,

@@ -254,10 +254,7 @@ void restart(const char *stale)
         start_plainly(&request);
     }
     char but[17];
-    uint64_t sum = entry.header->checksum;
-    for (int i = 16; i--; sum >>= 4)
-        but[i] = "0123456789abcdef"[sum & 15];
-    but[16] = 0;
+    hexadecimal(but, entry.header->checksum, 16);
     if (make_key(&request, &key)) {
         make(&request, &key, but, "changed since the link", changed);
         /* Once is enough for what never stays the same. */

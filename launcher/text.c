@@ -31,28 +31,6 @@ void *reserve(uint64_t size)
     return memory + used - size;
 }
 
-uint64_t text_length(const char *text)
-{
-    uint64_t length = 0;
-    while (text[length])
-        length++;
-    return length;
-}
-
-int same_text(const char *a, const char *b)
-{
-    while (*a && *a == *b)
-        a++, b++;
-    return *a == *b;
-}
-
-const char *after_prefix(const char *text, const char *prefix)
-{
-    while (*prefix && *text == *prefix)
-        text++, prefix++;
-    return *prefix ? 0 : text;
-}
-
 const char *base_name(const char *path)
 {
     const char *name = path;

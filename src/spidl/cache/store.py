@@ -279,7 +279,7 @@ def first_change(kept: Kept) -> str | None:
     """The first input that is not as it was."""
     for given in kept.inputs:
         if given.identity is None:
-            if os.path.lexists(given.path) and os.path.exists(given.path):
+            if os.path.exists(given.path):
                 return given.path
         elif identity(given.path) != given.identity:
             return given.path

@@ -26,7 +26,7 @@ _FOUND = re.compile(rb"\s.*\(0x[0-9a-f]+\)|\s*statically linked")
 _FAULT = re.compile(rb"undefined symbol|symbol lookup|error while loading|not found|unexpected")
 _SECONDS = 20
 _GLIBC = "ld-linux-x86-64.so.2"
-_PT_INTERP = 3
+_PT_INTERP, _X86_64 = 3, b"\x3e\0"
 
 
 def starts_plainly(request: Request, error: LinkError) -> bool:
@@ -42,18 +42,18 @@ def starts_plainly(request: Request, error: LinkError) -> bool:
     place = error.diagnostic.place
     if error.code == "parse/no-permission" and place is not None and place.file == request.program:
         return True  # a program that one may execute, but not read
-    interpreter = _interpreter(request.program)
+    interpreter = interpreter_of(request.program)
     if interpreter is not None and os.path.basename(interpreter) == _GLIBC:
         return _finds_no_fault(interpreter, request)
     return phase in _OWN_PHASES
 
 
-def _interpreter(program: str) -> str | None:
-    """PT_INTERP, read without trust in anything else of the file."""
+def interpreter_of(program: str) -> str | None:
+    """PT_INTERP of a program for x86-64, read without trust in anything else of the file."""
     try:
         with open(program, "rb") as file:
             head = file.read(64)
-            if head[:6] != b"\x7fELF\x02\x01":
+            if head[:6] != b"\x7fELF\x02\x01" or head[18:20] != _X86_64:
                 return None
             (phoff,) = struct.unpack_from("<Q", head, 32)
             size, count = struct.unpack_from("<HH", head, 54)

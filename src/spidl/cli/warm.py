@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import stat
-import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import asdict
 from types import FrameType
 
 from spidl.cache.store import Store
+from spidl.cli.opinion import interpreter_of
 from spidl.cli.pool import FAILED, LINKED, REFUSED, Outcome, link_all, refused
 from spidl.cli.states import is_library_name
 from spidl.cli.tables import BOLD, paint, plain, write, write_json
@@ -24,8 +24,6 @@ from spidl.session import Request, find_program, selected
 _VALID = "already valid"
 _STATES = (LINKED, _VALID, REFUSED, FAILED)
 _EXAMPLES = 3
-_PT_INTERP, _X86_64 = 3, 62
-_HEADER = struct.Struct("<16sHHIQQQIHHH")
 
 
 def warm(options: argparse.Namespace) -> int:
@@ -129,18 +127,9 @@ def _is_program(path: str) -> bool:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or not os.access(path, os.X_OK):
             return False
-        with open(path, "rb") as file:
-            ident, _, machine, _, _, phoff, _, _, _, size, count = _HEADER.unpack(
-                file.read(_HEADER.size)
-            )
-            if ident[:6] != b"\x7fELF\x02\x01" or machine != _X86_64 or size < 4:
-                return False
-            file.seek(phoff)
-            headers = file.read(size * count)
-    except (OSError, ValueError, OverflowError, struct.error):
+    except (OSError, ValueError):
         return False
-    kinds = (headers[at : at + 4] for at in range(0, len(headers) - size + 1, size))
-    return any(int.from_bytes(kind, "little") == _PT_INTERP for kind in kinds)
+    return interpreter_of(path) is not None
 
 
 class _Bar:
