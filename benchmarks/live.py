@@ -1,12 +1,16 @@
 """Loading into the running process: time against dlopen, the cost of a call, leaks.
 
 python -m benchmarks.live [LIBRARY...]
+
+*anew* is a load of a library that Spidl has not seen in this surrounding, *kept* one that it has;
+both in a process that has loaded another library before.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -25,16 +29,10 @@ print(time.perf_counter() - start)
 _LOAD = """
 import json, sys, time
 from spidl import live
-live.load(sys.argv[2]).close()  # so that the modules are imported
+live.load("libbz2.so.1.0").close()  # so that everything is imported
 start = time.perf_counter()
 library = live.load(sys.argv[1])
-first = time.perf_counter() - start
-again = []
-for _ in range(5):
-    start = time.perf_counter()
-    other = live.load(sys.argv[1])
-    again.append(time.perf_counter() - start)
-print(json.dumps([first, min(again), len(library.namespace.members)]))
+print(json.dumps([time.perf_counter() - start, len(library.namespace.members)]))
 """
 _CALLS = """
 import ctypes, json, timeit
@@ -65,25 +63,44 @@ print(json.dumps([after - b for after, b in zip(state(), before)]))
 """
 
 
-def _run(code: str, *arguments: object) -> str:
+def _run(code: str, *arguments: object, **variables: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        check=True, capture_output=True, text=True,
+        check=True, capture_output=True, text=True, env={**os.environ, **variables},
     ).stdout  # fmt: skip
+
+
+def _load(name: str, cache: str) -> tuple[float, int]:
+    """Seconds, and how many objects it brought."""
+    seconds, objects = json.loads(_run(_LOAD, name, SPIDL_CACHE=cache))
+    return seconds, objects
+
+
+def _shown(seconds: list[float]) -> str:
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return f"{middle * 1e3:.2f} +-{(high - low) / 2 * 1e3:.2f}"
 
 
 def main(libraries: list[str]) -> None:
     """Print the three tables."""
-    os.environ.setdefault("SPIDL_CACHE", tempfile.mkdtemp(prefix="spidl-bench-"))
-    print(f"{'library':20} {'objects':>7} {'dlopen':>8} {'first':>8} {'again':>8}  ms, medians")
-    for name in libraries:
-        plain = [float(_run(_DLOPEN, name)) for _ in range(ROUNDS)]
-        rows = [json.loads(_run(_LOAD, name, "libz.so.1")) for _ in range(ROUNDS)]
-        first, again = (statistics.median(row[i] for row in rows) for i in (0, 1))
-        print(
-            f"{name:20} {rows[0][2]:7} {statistics.median(plain) * 1e3:8.2f} "
-            f"{first * 1e3:8.2f} {again * 1e3:8.2f}"
-        )
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+          f"{' '.join(platform.libc_ver())}; medians of {ROUNDS} processes, ms\n")  # fmt: skip
+    head = f"{'library':20} {'objects':>7} {'dlopen':>14} {'anew':>14} {'kept':>14} {'ratio':>6}"
+    print(head)
+    with tempfile.TemporaryDirectory(prefix="spidl-bench-") as kept:
+        for name in libraries:
+            _load(name, kept)  # what it opens of the host list counts for the next
+            columns: dict[str, list[float]] = {"dlopen": [], "anew": [], "kept": []}
+            objects = 0
+            for _ in range(ROUNDS):
+                columns["dlopen"].append(float(_run(_DLOPEN, name)))
+                with tempfile.TemporaryDirectory(prefix="spidl-bench-") as empty:
+                    columns["anew"].append(_load(name, empty)[0])
+                seconds, objects = _load(name, kept)
+                columns["kept"].append(seconds)
+            shown = " ".join(f"{_shown(column):>14}" for column in columns.values())
+            ratio = statistics.median(columns["kept"]) / statistics.median(columns["dlopen"])
+            print(f"{name:20} {objects:7} {shown} {ratio:6.2f}", flush=True)
     plain_call, our_call = json.loads(_run(_CALLS))
     print(f"\na call: ctypes.CDLL {plain_call * 1e9:.0f} ns, spidl.live {our_call * 1e9:.0f} ns")
     maps, descriptors, pages = json.loads(_run(_LEAKS, "libz.so.1", CYCLES))

@@ -6,11 +6,18 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from spidl.link.module import Module
+from spidl.live import library
+from spidl.live.commit import Commit
+from spidl.live.kept import key_of
+from spidl.live.namespace import Namespace
+from spidl.live.replay import Replay
 from tests.needs import tool
 
 SOURCES = Path(__file__).parent / "src"
@@ -34,6 +41,27 @@ def build(tmp_path: Path) -> Build:
         return output
 
     return make
+
+
+@pytest.fixture(params=["anew", "kept"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs twice: with loads that are linked, and with loads that were kept."""
+    if request.param == "anew":
+        monkeypatch.setattr(library, "find", lambda *_: None)
+        return
+    load = library._load
+
+    def again(name: str, namespace: Namespace, modules: Sequence[str | Module]) -> Commit:
+        if modules or key_of(name, namespace) is None:
+            return load(name, namespace, modules)
+        time.sleep(0.03)  # what was built this very moment is not kept
+        for _ in range(2):  # the first may open something of the host list
+            load(name, namespace, modules).undo()
+        replayed = load(name, namespace, modules)
+        assert isinstance(replayed, Replay)
+        return replayed
+
+    monkeypatch.setattr(library, "_load", again)
 
 
 @pytest.fixture

@@ -6,8 +6,11 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from spidl import live
 
+pytestmark = pytest.mark.usefixtures("each_way")
 Build = Callable[..., Path]
 RESULTS = {"catch_base": 9, "catch_std": 11, "cast": 3, "within": 5}
 

@@ -96,7 +96,7 @@ dynamic = int.from_bytes(whole[header + 8 : header + 16], "little")
 places += [at for at in range(dynamic, dynamic + 0x1C0, 8)]
 
 def attempt():
-    loading = Loading([mutant], Namespace())
+    loading = Loading(mutant, Namespace())
     try:
         loading.prepare()
         loading.lay()

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from spidl import live
+from spidl.elf import ElfFile
 
+pytestmark = pytest.mark.usefixtures("each_way")
 LIBRARIES = ("libcrypto.so.3", "libsqlite3.so.0", "libstdc++.so.6", "libpq.so.5")
 _SYMBOLS = ctypes.CDLL(None)
 _SYMBOLS.dlsym.restype = _SYMBOLS.dlvsym.restype = ctypes.c_void_p
@@ -35,12 +37,13 @@ def test_each_binding_is_what_dlsym_gives(name: str) -> None:
         own = {member.path for member in library.namespace.members}
         compared = 0
         for member in library.namespace.members:
+            file = ElfFile.open(member.path)
             words = {
-                member.dso.file.symbol_name(int(row["r_sym"])): (
+                file.symbol_name(int(row["r_sym"])): (
                     ctypes.c_uint64.from_address(member.bias + int(row["r_offset"])).value,
                     row["r_type"] == 7,
                 )
-                for table in (member.dso.file.rela, member.dso.file.jmprel)
+                for table in (file.rela, file.jmprel)
                 for row in table
                 if row["r_type"] in (6, 7) and row["r_sym"]  # GLOB_DAT, JUMP_SLOT
             }

@@ -19,6 +19,7 @@ import pytest
 from spidl import live
 from tests.needs import missing
 
+pytestmark = pytest.mark.usefixtures("each_way")
 DATA = b"The quick brown fox jumps over the lazy dog. " * 200
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spidl import live
+from spidl.elf import ElfFile
 from spidl.live import process
 from spidl.live.loading import Loading
 from spidl.live.members import Member
@@ -33,7 +34,10 @@ def test_symbols_of_all_kinds(build: Build, options: tuple[str, ...]) -> None:
         pointer = kinds.symbol("to_variable", ctypes.POINTER(ctypes.c_int))
         assert pointer.contents.value == 9
         assert kinds.symbol("variable") == ctypes.addressof(variable)
+        ctypes.set_errno(0)
         assert kinds.function("fail")() == -1
+        assert ctypes.get_errno() == 0
+        assert kinds.function("fail", use_errno=True)() == -1
         assert ctypes.get_errno() == errno.ENOTDIR
 
 
@@ -79,7 +83,7 @@ def _permissions(member: Member) -> set[str]:
 def test_a_placed_library_cannot_run_and_no_page_is_ever_writable_and_executable(
     build: Build,
 ) -> None:
-    loading = Loading([str(build("kinds.c"))], live.Namespace())
+    loading = Loading(str(build("kinds.c")), live.Namespace())
     loading.prepare()
     assert loading.members == []
     loading.lay()
@@ -98,10 +102,11 @@ def test_a_placed_library_cannot_run_and_no_page_is_ever_writable_and_executable
 def test_a_slot_in_relro_can_be_rebound_while_it_is_used(build: Build) -> None:
     library = live.load(build("kinds.c", "-Wl,-z,now"))
     (member,) = library.namespace.members
+    file = ElfFile.open(member.path)
     slot = next(
         member.bias + int(row["r_offset"])
-        for row in member.dso.file.jmprel
-        if member.dso.file.symbol_name(int(row["r_sym"])) == "strlen"
+        for row in file.jmprel
+        if file.symbol_name(int(row["r_sym"])) == "strlen"
     )
     assert member.in_relro(slot)
     length = library.function("length", ctypes.c_size_t, [ctypes.c_char_p])

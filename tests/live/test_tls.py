@@ -10,6 +10,7 @@ import pytest
 
 from spidl import live
 
+pytestmark = pytest.mark.usefixtures("each_way")
 Build = Callable[..., Path]
 MODELS = {
     "global-dynamic": "-ftls-model=global-dynamic",

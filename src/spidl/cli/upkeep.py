@@ -40,7 +40,7 @@ from spidl.cli.tables import plain, table, write, write_json
 from spidl.diagnostics import LinkError
 
 _DAY = 86400
-_OBJECT = re.compile(r"[0-9a-f]+-[0-9a-f]+(\.[0-9]+)?")
+_OBJECT = re.compile(r"(load|[0-9a-f]+)-[0-9a-f]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """One object file in the process, from placed to running: the code behind domains.
 
-Until `start` its text is mapped without PROT_EXEC, so a jump into it faults, and no address of it
+Until `enable` its text is mapped without PROT_EXEC, so a jump into it faults, and no address of it
 is given to anybody but the slots of other placed objects.  Undefined symbols are bound one by one;
 what the object's own relocations need of itself is written when it is placed.
 """
@@ -11,17 +11,17 @@ import atexit
 import itertools
 import os
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from spidl.diagnostics import LinkError, Place
-from spidl.domains.gates import guard, new_gate
+from spidl.domains.exports import read_exports
+from spidl.domains.gates import new_gate
 from spidl.domains.relocations import Relocations, read_relocations
-from spidl.domains.symbols import Kind, Symbol
-from spidl.domains.symbols import Slot as BoundSlot
-from spidl.elf import DT, PF, SHN, STB, STT, STV, ElfFile, R
-from spidl.elf.reader import Load
+from spidl.domains.slots import Words, bound, cleared, unbound, value_of
+from spidl.domains.symbols import Import, Kind, Slot, Symbol
+from spidl.elf import DT, ElfFile, R
 from spidl.link.actions import Protection
 from spidl.link.dso import Dso, identity_of
 from spidl.link.memory import Memory
@@ -29,13 +29,18 @@ from spidl.link.namespace import Namespace
 from spidl.link.space import Protect, Provenance, page_down
 from spidl.live import process, segments
 from spidl.live.members import Member
-from spidl.live.shell import open_shell
-from spidl.live.tls import Slot, TlsState, tls_needs
+from spidl.live.outline import outline_of
+from spidl.live.shell import Shell, open_shell
+from spidl.live.tls import Slot as TlsSlot
+from spidl.live.tls import TlsState, tls_needs
 
 _HOST = "libc.so.6"
 """What a shell says it needs: a domain's needs are nobody's business but resolve's."""
 _serials = itertools.count(1)
-_EXPORTED = (STV.DEFAULT, STV.PROTECTED)
+_Values = list[tuple[Import, int, list[tuple[Slot, Words]]]]
+"""For each import what its symbol stands for, and the words of its slots."""
+_LATE = (Kind.INDIRECT, Kind.THREAD)
+"""What has a value only when the code that has it can run."""
 
 
 class Placed:
@@ -64,22 +69,29 @@ class Placed:
         found = read_relocations(file)
         needs = tls_needs([file])[0]
         needed = [_HOST] * len(file.needed)
+        _unmap_forgotten()
         shell = open_shell(file, needed, needs)
         self.serial = next(_serials)
-        self._closer = weakref.finalize(self, shell.close)
+        self._closer = weakref.finalize(self, _forgotten.append, shell)
         self._closer.atexit = False
         identity = None if file.stat is None else identity_of(file.stat)
         dso = Dso(self.serial, name, file.name, file, Namespace(name), None, "domain", "", identity)
         shown = os.path.join(os.path.dirname(path), "./" * self.serial, os.path.basename(path))
-        self._member = Member(dso, shell, shown, needed)
+        self._member = Member(outline_of(dso), shell, shown, file=file)
         self._member.parts = segments.mappings(dso, shell.bias, Provenance("load", "domain", name))
-        segments.map_segments(dso, shell, self._member.parts)
+        segments.map_segments(self._member.outline, shell.bias, self._member.parts)
         self.imports = found.imports(shell.bias)
         self._written: dict[int, int] = {}
         """What slots were last given, by address."""
-        self.exports = {symbol.name: symbol for symbol in self._exports()}
+        self.exports = read_exports(file, shell.bias, self)
         self._write_own(found)
         self._resolvers = found.resolvers
+        self.is_busy = False
+        """Whether its startup code or a destructor of it runs now."""
+        self._startup: list[int] | None = None
+        """What is still to run, once all is bound; likewise below."""
+        self._ending: list[int] | None = None
+        self.is_resolved = not self.unresolved
         self._member.show()
 
     def __repr__(self) -> str:
@@ -87,25 +99,15 @@ class Placed:
 
     # -- what it has -----------------------------------------------------------------------------
 
-    def _exports(self) -> Iterator[Symbol]:
-        file, bias = self._file, self._member.bias
-        kinds = {STT.FUNC: Kind.FUNCTION, STT.NOTYPE: Kind.FUNCTION, STT.OBJECT: Kind.DATA,
-                 STT.COMMON: Kind.DATA, STT.GNU_IFUNC: Kind.INDIRECT}  # fmt: skip
-        low, high = file.span
-        text = [load for load in file.loads if load.flags & PF.X]
-        versym = file.versym
-        for index, row in enumerate(file.symbols.tolist()):
-            _, info, other, section, value, size = row
-            kind = kinds.get(info & 15)
-            if section in (SHN.UNDEF, SHN.ABS) or kind is None or info >> 4 == STB.LOCAL:
-                continue
-            if other & 3 not in _EXPORTED or not low <= value < high:
-                continue
-            if versym is not None and int(versym[index]) & 0x8000:  # an old version
-                continue
-            if info & 15 == STT.NOTYPE and not _inside(text, value):
-                kind = Kind.DATA
-            yield Symbol(file.symbol_name(index), bias + value, kind, size, self)
+    @property
+    def handle(self) -> int:
+        """dlopen's handle of its shell."""
+        return self._member.shell.handle
+
+    @property
+    def soname(self) -> str:
+        """The name by which objects that glibc opens can need it."""
+        return self._member.shell.soname
 
     def _write_own(self, found: Relocations) -> None:
         """Every word that depends on the object alone."""
@@ -119,7 +121,8 @@ class Placed:
             # What is written later is written once now: this is where places are looked at.
             words |= dict.fromkeys((place for place, _ in found.resolvers), 0)
             for imported in self.imports.values():
-                words |= {slot.address - self._member.bias: 0 for slot in imported.slots}
+                for slot in imported.slots:
+                    words |= {at - self._member.bias: value for at, value in cleared(slot)}
             words |= self._thread_words(found)
             memory.write_words(
                 np.array(list(words), np.uint64) + bias,
@@ -128,8 +131,8 @@ class Placed:
         except LookupError as error:
             raise LinkError(
                 "domain/relocation",
-                f"{self.name}: a relocation at {int(error.args[0]):#x} lies in no writable segment",
-                place=Place(self.path),
+                f"{self.name}: a relocation lies in no writable segment",
+                place=Place(self.path, vaddr=(int(error.args[0]) - self._member.bias) % 2**64),
                 help="the file is damaged, or was linked without -fPIC",
             ) from None
 
@@ -158,7 +161,7 @@ class Placed:
                 assert base is not None, "the shell has a slot for it"
                 words[place] = base + offset
             else:
-                slot = shell.slots[Slot(R.TLSDESC, offset % 2**63)]
+                slot = shell.slots[TlsSlot(R.TLSDESC, offset % 2**63)]
                 words[place] = process.read_word(slot)
                 words[(place + 8) % 2**64] = process.read_word(slot + 8)
         return words
@@ -166,9 +169,10 @@ class Placed:
     # -- what it imports -------------------------------------------------------------------------
 
     @property
-    def unresolved(self) -> list[str]:
-        """Names of what must be bound before it may run."""
-        return sorted(i.name for i in self.imports.values() if i.symbol is None and not i.optional)
+    def unresolved(self) -> list[Import]:
+        """What must be bound before it may run, by name."""
+        missing = [i for i in self.imports.values() if i.symbol is None and not i.optional]
+        return sorted(missing, key=str)
 
     @property
     def sources(self) -> set[Placed]:
@@ -176,63 +180,77 @@ class Placed:
         bound = [i.symbol for i in self.imports.values() if i.symbol is not None]
         return {symbol.owner for symbol in bound if symbol.owner is not None} - {self}
 
-    def bind(self, found: Mapping[str, Symbol]) -> None:
-        """Give imports, by name, their symbols."""
-        for name, symbol in found.items():
-            wanted = self.imports[name]
-            wanted.symbol = symbol
-            wanted.held.add(symbol)
+    def bind(self, found: Sequence[tuple[Import, Symbol]]) -> None:
+        """Give imports their symbols.
+
+        Raises `LinkError` ``domain/tls``; nothing is bound then.
+        """
+        values = self._values(found)
+        for wanted, symbol in found:
+            wanted.hold(symbol)
             if symbol.owner is not None:
                 symbol.owner.users.add(self)
-        self.refresh(found)
+        self._fill(values)
+        self.is_resolved = not self.unresolved
 
-    def refresh(self, names: Iterable[str]) -> None:
-        """Write the slots of imports that are bound: first for those that wait in a gate."""
-        wanted = [self.imports[name] for name in names]
-        words = []
-        for imported in wanted:
-            assert imported.symbol is not None, "the caller bound it"
-            value = value_of(imported.symbol)
-            if imported.gate is not None:
-                imported.gate.open(value)
-            words += [(slot, value + slot.addend) for slot in imported.slots]
-        self._store(words)
-        for imported in wanted:
-            if imported.gate is not None:
-                imported.gate.wake()
+    def _values(self, found: Iterable[tuple[Import, Symbol]]) -> _Values:
+        """What imports are to be given; what is late waits for `settle`."""
+        values = []
+        for wanted, symbol in found:
+            if self.state == "placed" and symbol.kind in _LATE:
+                continue
+            value = value_of(symbol)
+            slots = [(slot, bound(slot, symbol, value)) for slot in wanted.slots]
+            values.append((wanted, value, slots))
+        return values
 
-    def unbind(self, names: Iterable[str]) -> None:
-        """Take imports their symbols; what happens to running code is in docs/domains.md."""
+    def _fill(self, values: _Values) -> None:
+        """Write slots: first for those that wait in a gate."""
+        for wanted, value, _ in values:
+            if wanted.gate is not None:
+                wanted.gate.open(value)
+        self._store([each for _, _, slots in values for each in slots])
+        for wanted, _, _ in values:
+            if wanted.gate is not None:
+                wanted.gate.wake()
+
+    def unbind(self, imports: Sequence[Import]) -> None:
+        """Take imports their symbols; what happens to running code is in docs/domains.md.
+
+        Raises `LinkError` ``domain/no-memory``; nothing is taken then.
+        """
         left = self.sources
-        words: list[tuple[BoundSlot, int]] = []
-        for name in names:
-            imported = self.imports[name]
-            symbol, imported.symbol = imported.symbol, None
+        due: list[tuple[Slot, Words]] = []
+        for imported in imports:
+            symbol = imported.symbol
             assert symbol is not None, "the caller looked"
             if self.state == "placed":
-                words += [(slot, 0) for slot in imported.slots]
+                due += [(slot, cleared(slot)) for slot in imported.slots]
                 continue
-            if symbol.kind is not Kind.DATA and imported.gate is None:
+            waits = symbol.kind in (Kind.FUNCTION, Kind.INDIRECT)
+            if waits and imported.gate is None:
                 imported.gate = new_gate()
+            gate = imported.gate if waits else None
+            due += [(slot, unbound(slot, symbol, gate)) for slot in imported.slots]
+        self.is_resolved = False
+        for imported in imports:
             if imported.gate is not None:
                 imported.gate.shut()
-            for slot in imported.slots:
-                waits = symbol.kind is not Kind.DATA and slot.addend == 0
-                gate = imported.gate
-                words.append((slot, gate.address if waits and gate else guard(symbol.size)))
-        self._store(words)
+        self._store(due)
+        for imported in imports:
+            imported.symbol = None
+        self.is_resolved = not self.unresolved
         for owner in left - self.sources:
             owner.users.discard(self)
 
-    def _store(self, words: list[tuple[BoundSlot, int]]) -> None:
+    def _store(self, slots: Iterable[tuple[Slot, Words]]) -> None:
         """Write slots; a word of the program's own that it has changed since stays as it is."""
         due = []
-        for slot, value in words:
+        for slot, words in slots:
             last = self._written.get(slot.address, 0)
             if slot.constant or process.read_word(slot.address) == last:
-                value %= 2**64
-                self._written[slot.address] = value
-                due.append((slot.address, value))
+                due += [(address, value % 2**64) for address, value in words]
+        self._written |= due
         self._member.write(due)
 
     # -- its life --------------------------------------------------------------------------------
@@ -242,17 +260,24 @@ class Placed:
         self.state = "starting"
         self._member.make_executable()
 
+    def disable(self) -> None:
+        """Take `enable` back; nothing has run but IFUNC resolvers."""
+        for part in self._member.parts:
+            if part.protection & Protection.EXEC:
+                process.protect(part.start, part.length, Protection.READ)
+        self.state, self._startup = "placed", None
+
     def settle(self) -> None:
-        """Ask IFUNC resolvers; everything they may call can run."""
+        """Ask IFUNC resolvers, whatever they may call can run, and for thread-local variables."""
         bias = self._member.bias
         for place, resolver in self._resolvers:
-            process.write_word(place + bias, process.call_resolver(resolver + bias))
-        late = [i.name for i in self.imports.values()
-                if i.symbol is not None and i.symbol.kind is Kind.INDIRECT]  # fmt: skip
-        self.refresh(late)
+            self._member.write([(place + bias, process.call_resolver(resolver + bias))])
+        bound = [(i, i.symbol) for i in self.imports.values() if i.symbol is not None]
+        self._fill(self._values((i, symbol) for i, symbol in bound if symbol.kind in _LATE))
 
     def seal(self) -> None:
-        """Make RELRO pages read-only (elf/dl-reloc.c, _dl_protect_relro)."""
+        """Make RELRO pages read-only (elf/dl-reloc.c, _dl_protect_relro): it may be started."""
+        self._startup = self._member.constructors()
         relro = self._file.relro
         if relro is None:
             return
@@ -262,22 +287,40 @@ class Placed:
             self._member.protect(Protect(start, end - start, Protection.READ))
 
     def construct(self) -> None:
-        """Run the startup code: DT_INIT, then DT_INIT_ARRAY."""
-        _running.append(self)
-        process.call_constructors(self._member.constructors())
+        """Run the startup code: DT_INIT, then DT_INIT_ARRAY.
+
+        What an interrupt (Ctrl-C) has left of it is run by the next call.
+        """
+        if self.state != "starting" or self.is_busy or self._startup is None:
+            return
+        if self not in _running:
+            _running.append(self)
+        self._call(self._startup)
         self.state = "running"
 
     def finish(self) -> None:
-        """Run the destructors: DT_FINI_ARRAY backwards, then DT_FINI."""
-        if self in _running:
-            _running.remove(self)
-            process.call_constructors(self._destructors())
+        """Run the destructors: DT_FINI_ARRAY backwards, then DT_FINI; interrupts as `construct`."""
+        if self not in _running or self.is_busy:
+            return
+        if self._ending is None:
+            self._ending = self._destructors()
+        self._call(self._ending)
+        _running.remove(self)
+
+    def _call(self, functions: list[int]) -> None:
+        """Call functions that are due, and strike each out."""
+        self.is_busy = True
+        try:
+            while functions:
+                process.call_constructors([functions.pop(0)])
+        finally:
+            self.is_busy = False
 
     def _destructors(self) -> list[int]:
         file, bias = self._file, self._member.bias
         vaddr, size = file.tag(DT.FINI_ARRAY), file.tag(DT.FINI_ARRAYSZ)
         found = []
-        if vaddr is not None and size and file.file_offset(vaddr, size):
+        if vaddr is not None and size:
             found = process.memory(bias + vaddr, size & -8).view(np.uint64).tolist()[::-1]
         found = [word for word in found if word not in (0, 2**64 - 1)]
         return found if file.fini is None else [*found, bias + file.fini]
@@ -289,20 +332,19 @@ class Placed:
             owner.users.discard(self)
             owner.left = max(owner.left, self.left)
         self.imports.clear()
-        self._closer()
+        self._closer.detach()
+        self._member.shell.close()
 
 
-def _inside(loads: Iterable[Load], vaddr: int) -> bool:
-    return any(load.vaddr <= vaddr < load.vaddr + load.memsz for load in loads)
+_forgotten: list[Shell] = []
+"""Shells of objects that nobody refers to any more."""
 
 
-def value_of(symbol: Symbol) -> int:
-    """The run-time address a symbol stands for; 0 for an IFUNC whose owner does not run yet."""
-    if symbol.kind is not Kind.INDIRECT:
-        return symbol.address
-    if symbol.owner is not None and symbol.owner.state == "placed":
-        return 0
-    return process.call_resolver(symbol.address)
+def _unmap_forgotten() -> None:
+    """Give their memory back: not when the garbage collector finds them, since it may do so while
+    ld.so's list of objects is read."""
+    while _forgotten:
+        _forgotten.pop().close()
 
 
 _running: list[Placed] = []

@@ -254,9 +254,7 @@ class ElfFile:
         vaddr = self.tag(DT.STRTAB)
         if vaddr is None:
             return StringTable(self.reader, self.data[:0])
-        size = self.tag(DT.STRSZ)
-        if size is None:
-            size = self.reader.backed(vaddr)
+        size = self.tag(DT.STRSZ) or self.reader.backed(vaddr)
         return StringTable(self.reader, self.reader.read(vaddr, size, "DT_STRTAB"))
 
     @property
@@ -336,6 +334,13 @@ class ElfFile:
     def versions(self) -> dict[int, Version]:
         """Index in .gnu.version to version; see `index_versions`."""
         return index_versions(self.verdefs, self.verneeds)
+
+    def symbol_version(self, index: int) -> str | None:
+        """The name of a symbol's version, None for the base version or none at all."""
+        if self.versym is None or index >= len(self.versym):
+            return None
+        version = self.versions.get(int(self.versym[index]) & 0x7FFF)
+        return None if version is None else version.name
 
     # Relocations
 

@@ -113,11 +113,7 @@ class Requests:
 
 def version_of(dso: Dso, symbol: int) -> str | None:
     """The name of a symbol's version, None for the base version or none at all."""
-    versym = dso.file.versym
-    if versym is None or symbol >= len(versym):
-        return None
-    version = dso.file.versions.get(int(versym[symbol]) & 0x7FFF)
-    return None if version is None else version.name
+    return dso.file.symbol_version(symbol)
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@
         crc32 = z.function("crc32", c_ulong, [c_ulong, c_char_p, c_uint])
 
 It is the pipeline of the exec target with other last steps.  From the outside in: `library` (what a
-user has), `loading` (the steps of one load), `members` (one object and its states), `shell`,
+user has), `loading` (the steps of one load), `kept` and `replay` (a load as a value, and performing
+it again; both loads end in `commit`), `members` (one object and its states), `shell`,
 `segments` and `tls` (how an object gets into the process), `residents` and `host` (what is there
 before), `module` (what the link sees of all that), `process` (the C library's and kernel's side).
 """

@@ -8,14 +8,15 @@ the rest of its linking.  What is derived from a file is kept (see `ElfFile.deri
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spidl.elf import SHN, ElfFile
+from spidl.elf import SHN, ElfFile, name_hash
 from spidl.link.dso import Dso
 from spidl.link.link import Link
 from spidl.link.symbols import I64, U64, Exports
@@ -72,6 +73,47 @@ def _whole(dso: Dso, link: Link, exporter: Exporter) -> Exports:
     if table is None:
         table = _tables[dso.file] = exporter(dso, link)
     return table
+
+
+def without(table: Exports, names: U64) -> Exports:
+    """A symbol table without the names with these hashes (ascending).
+
+    A definition under a version stays: nobody else's is meant.
+    """
+    found = np.isin(table.hash, names) & (table.version == 0)
+    if not found.any():
+        return table
+    rows = np.flatnonzero(~found)
+    return replace(table, **{name: getattr(table, name)[rows] for name in _COLUMNS})
+
+
+@cache
+def once() -> U64:
+    """Hashes (ascending) of what a process has only once."""
+    return np.sort(np.array([name_hash(name.encode()) for name in _ONCE], np.uint64))
+
+
+def only_once(dsos: Iterable[Dso]) -> U64:
+    """`once`, as far as one of these objects exports it."""
+    names = once()
+    found = np.zeros(len(names), np.bool_)
+    for dso in dsos:
+        found[np.isin(names, dso.file.derived(by_name)["hash"])] = True
+    return names[found]
+
+
+_ONCE = (
+    "malloc", "free", "calloc", "realloc", "reallocarray", "memalign", "aligned_alloc",
+    "posix_memalign", "valloc", "pvalloc", "malloc_usable_size", "cfree",
+    *(f"_Unwind_{name}" for name in (
+        "Resume", "RaiseException", "ForcedUnwind", "Resume_or_Rethrow", "DeleteException",
+        "Backtrace", "FindEnclosingFunction", "Find_FDE", "GetCFA", "GetDataRelBase", "GetGR",
+        "GetIP", "GetIPInfo", "GetLanguageSpecificData", "GetRegionStart", "GetTextRelBase",
+        "SetGR", "SetIP",
+    )),
+)  # fmt: skip
+"""A block that one allocator gives must not go to another, nor an exception to another unwinder;
+libc uses its own of both."""
 
 
 def _matches(hashes: U64, asked: U64) -> I64:

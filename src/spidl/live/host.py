@@ -54,7 +54,7 @@ class Host:
 
     def __init__(self, names: frozenset[str]) -> None:
         self.names = names
-        preloaded = os.environ.get("LD_PRELOAD", "").replace(":", " ").split()
+        preloaded = _at_start("LD_PRELOAD").replace(":", " ").split()
         self._shown = names | {os.path.basename(path) for path in preloaded}
         self._known: dict[tuple[int, str], Resident] = {}
 
@@ -97,6 +97,17 @@ class Host:
 def host(names: frozenset[str]) -> Host:
     """The process with a host list; what is found out about it is kept."""
     return Host(names)
+
+
+def _at_start(variable: str) -> str:
+    """A variable of the environment that the process was started with."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            entries = file.read().split(b"\0")
+    except OSError:
+        return os.environ.get(variable, "")
+    name = os.fsencode(variable) + b"="
+    return next((os.fsdecode(e[len(name) :]) for e in entries if e.startswith(name)), "")
 
 
 def _look(at: LinkMap, files: frozenset[str]) -> Resident:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 from spidl.diagnostics import LinkError, Place
 from spidl.link.module import Module
 from spidl.live import process
+from spidl.live.commit import Commit
+from spidl.live.kept import find, keep, key_of
 from spidl.live.loading import Loading
 from spidl.live.members import Binding, Member
 from spidl.live.namespace import Namespace, lock
+from spidl.live.replay import replay
 
 if TYPE_CHECKING:
     Restype = type[Any] | None
@@ -66,28 +70,44 @@ def load(
     """
     if namespace is None:
         namespace = Namespace(root=root)
-    elif root is not None and root != namespace.root:
+    elif root is not None and os.path.abspath(root) != namespace.root:
         raise LinkError(
             "live/other-root",
             f"namespace `{namespace.name}` has another root: {namespace.root}",
             help="give the root to the Namespace, or load without one",
         )
     name = os.fspath(library)
+    if "\0" in name:
+        raise ValueError("the name of a library has no NUL in it")
     if "/" in name and namespace.root is None:
         name = os.path.abspath(name)
     with lock:
-        loading = Loading([name], namespace, modules)
-        try:
-            loading.prepare()
-            loading.lay()
-            loading.bind()
-            loading.initialise()
-        except BaseException:
-            loading.undo()
-            raise
-        namespace.members += loading.members
+        loaded = _load(name, namespace, modules)
+        namespace.members += loaded.members
         _kept.add(namespace)
-        return Library(loading.member(), loading)
+        return Library(loaded.wanted(), loaded)
+
+
+def _load(name: str, namespace: Namespace, modules: Sequence[str | Module]) -> Commit:
+    """As it was done before, or anew."""
+    began = time.time_ns()
+    kept = None if modules else key_of(name, namespace)
+    if kept is not None and (record := find(*kept)) is not None:
+        again = replay(record, namespace)
+        if again is not None:
+            return again
+    loading = Loading(name, namespace, modules)
+    try:
+        loading.prepare()
+        loading.lay()
+        loading.bind()
+        loading.initialise()
+    except BaseException:
+        loading.undo()
+        raise
+    if kept is not None:
+        keep(loading, *kept, began)
+    return loading
 
 
 def libraries() -> list[Loaded]:
@@ -113,10 +133,10 @@ class Library:
     Addresses and objects in its memory are the caller's to forget.
     """
 
-    def __init__(self, member: Member, loading: Loading) -> None:
+    def __init__(self, member: Member, loaded: Commit) -> None:
         self._member = member
-        self._loading = loading
-        self._namespace = loading.namespace
+        self._loaded = loaded
+        self._namespace = loaded.namespace
         self._functions: list[weakref.ref[Any]] = []
         self.is_closed = False
 
@@ -167,13 +187,19 @@ class Library:
         return found
 
     def function(
-        self, name: str, restype: Restype = ctypes.c_int, argtypes: Sequence[type[Any]] = ()
+        self,
+        name: str,
+        restype: Restype = ctypes.c_int,
+        argtypes: Sequence[type[Any]] = (),
+        *,
+        use_errno: bool = False,
     ) -> Any:
         """A function in ctypes' terms; variadic arguments may follow those of ``argtypes``.
 
-        Raises `LinkError` ``live/no-symbol``, ``live/closed``.
+        With ``use_errno``, ctypes.get_errno gives what the last call left; that makes each call
+        dearer.  Raises `LinkError` ``live/no-symbol``, ``live/closed``.
         """
-        made = process.function_at(self.address(name))
+        made = process.function_at(self.address(name), use_errno)
         made.restype = restype
         made.argtypes = tuple(argtypes)
         if len(self._functions) > 64:
@@ -221,7 +247,7 @@ class Library:
                 if function is not None:
                     _disable(function, self.path)
             self._functions.clear()
-            self._loading.undo()
+            self._loaded.undo()
             self._namespace.sweep()
             if not self._namespace.members:
                 _kept.discard(self._namespace)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
+
+import numpy as np
 
 from spidl.diagnostics import LinkError, Place
+from spidl.elf import STB
 from spidl.elf.build import build_dso
 from spidl.link.dso import Dso, MemoryObject, TlsBlock
 from spidl.link.environment import Environment
@@ -19,28 +22,31 @@ from spidl.link.link import Link
 from spidl.link.module import Module
 from spidl.link.order import dependency_order
 from spidl.link.space import Placement
-from spidl.link.symbols import U64
+from spidl.link.symbols import U64, Bindings
 from spidl.live import process, segments
-from spidl.live.exports import asked_for
-from spidl.live.members import Member
+from spidl.live.commit import Commit, Indirect, ShownPaths, owner
+from spidl.live.exports import asked_for, once, only_once
+from spidl.live.members import Answers, Member
 from spidl.live.module import Live, aside
 from spidl.live.namespace import Namespace
+from spidl.live.outline import outline_of
 from spidl.live.residents import Residents
 from spidl.live.shell import open_shell, tell_debugger
 from spidl.live.store import open_files
-from spidl.live.tls import TlsNeeds, TlsState, tls_needs
+from spidl.live.tls import TlsState, tls_needs
 from spidl.modules.gnu.hwcaps import supported_levels
 from spidl.modules.gnu.ldcache import parse_cache
 from spidl.modules.gnu.search import CACHE, CACHE_PATH
 from spidl.registry import Configuration, load_modules
 
 _ROOT = "(this process)"
-_results: dict[int, int] = {}
-"""What IFUNC resolvers of the process's own libraries returned, by their address."""
 
 
 def make_modules(extra: Sequence[str | Module]) -> list[Module]:
     """sysv and gnu, then ``extra``: names, FILE.py[:CLASS], or instances."""
+    wrong = [item for item in extra if not isinstance(item, str | Module)]
+    if wrong:
+        raise TypeError(f"a module is a name or an instance, not {wrong[0]!r}")
     names = [item for item in extra if isinstance(item, str)]
     named = iter(load_modules(Configuration(()), names))
     return [*_format(), *(item if isinstance(item, Module) else next(named) for item in extra)]
@@ -52,30 +58,24 @@ def _format() -> tuple[Module, ...]:
     return tuple(load_modules(Configuration(("sysv", "gnu"))))
 
 
-class Loading:
+class Loading(Commit):
     """A library, and what it needs that is not there yet, on the way into the process.
 
-    ``wanted`` are sonames or paths; the first is the library, the others come along.
+    ``wanted`` is a soname or a path.
     """
 
     def __init__(
-        self, wanted: Sequence[str], namespace: Namespace, modules: Sequence[str | Module] = ()
+        self, wanted: str, namespace: Namespace, modules: Sequence[str | Module] = ()
     ) -> None:
-        self.namespace = namespace
+        super().__init__(namespace)
         self.residents = Residents(namespace)
-        self.members: list[Member] = []
-        """What this load brings, in load order."""
         self.tls_states: dict[int, TlsState] = {}
-        self.references: list[int] = []
-        """dlopen handles of earlier members that this load's are bound to."""
         self._placed: dict[int, Member] = {}
         """By number in the link."""
-        self._wanted = tuple(wanted)
+        self._wanted = wanted
         self.cuts = not modules
         """Whether symbol tables may be cut down: other modules may want any symbol."""
         self._asked: dict[str, U64] = {}
-        self._names: set[str] = set()
-        """Paths by which glibc knows objects."""
         own = make_modules(modules)
         first, second, *others = [aside(module, self.residents) for module in own]
         self.link = Link(
@@ -85,23 +85,18 @@ class Loading:
             store=open_files(),
         )
 
-    def member(self, number: int = 0) -> Member:
+    def wanted(self) -> Member:
         """The library that was asked for, which an earlier load may have brought.
 
         Raises `LinkError` ``live/host-library`` for one that is the process's own.
         """
-        dso = self.link.known(self._wanted[number])
+        dso = self.link.known(self._wanted)
         assert dso is not None, "it was collected"
         present = self.residents.of(dso)
         if present is None:
             return self._placed[dso.number]
         if present.member is None:
-            raise LinkError(
-                "live/host-library",
-                f"{dso.name} is shared with the process and is not loaded privately",
-                place=Place(dso.path),
-                help="ctypes.CDLL opens the process's own",
-            )
+            raise _shared(dso)
         return present.member
 
     # -- the steps -------------------------------------------------------------------------------
@@ -111,12 +106,13 @@ class Loading:
         for objects that must not be loaded."""
         self._tell_cache()
         self.link.collect()
-        for number, name in enumerate(self._wanted):
-            known = self.link.known(name)
-            if known is not None and self.residents.of(known) is not None:
-                self.member(number)
+        known = self.link.known(self._wanted)
+        if known is not None and self.residents.of(known) is not None:
+            self.wanted()
         for dso in self.new:
             segments.check_loadable(dso.file)
+            if dso.file.soname in self.namespace.process.names:
+                raise _shared(dso)
 
     def _tell_cache(self) -> None:
         """What ld.so.cache says, read once for all loads until the file changes."""
@@ -124,6 +120,7 @@ class Loading:
             status = os.stat(CACHE_PATH)
         except OSError:
             return
+        self.link.watch(CACHE_PATH)
         self.link.facts[CACHE] = _library_cache(status.st_ino, status.st_size, status.st_mtime_ns)
 
     @property
@@ -134,13 +131,22 @@ class Loading:
     def asked(self, dso: Dso) -> U64:
         """Name hashes, ascending, of what the new objects may want of an object.
 
-        The process's own stand last in scope, so nobody finds there what it has itself.
+        The process's own stand last in scope, so nobody finds there what it has itself, but for
+        what there is only `once`.
         """
         present = self.residents.of(dso)
         what = "undefined" if present is not None and present.member is None else "used"
         if what not in self._asked:
             self._asked[what] = asked_for([dso.file for dso in self.new], what)
+            if what == "undefined":
+                self._asked[what] = np.union1d(self._asked[what], once())
         return self._asked[what]
+
+    @cached_property
+    def only_once(self) -> U64:
+        """Hashes of names that private libraries take from the process."""
+        there = [(dso, self.residents.of(dso)) for dso in self.link.objects[1:]]
+        return only_once(dso for dso, of in there if of is not None and of.member is None)
 
     def lay(self) -> None:
         """Open the shells and map the segments; nothing can run yet."""
@@ -156,37 +162,64 @@ class Loading:
         for bindings in self.link.bindings:
             member = self._placed.get(bindings.requests.dso.number)
             if member is not None:
-                member.answers.append((bindings, paths))
+                member.answers.append(
+                    Answers(bindings.requests.symbol, bindings.provider, bindings.value,
+                            bindings.owner, paths, bindings.modules)
+                )  # fmt: skip
+                self._note_uses(member, bindings)
         for member in self.members:
             member.show()
-        self._refer()
+        self.hold()
         tell_debugger()
+        self._finish()
 
-    def initialise(self) -> None:
-        """Let the code run: IFUNCs first, then RELRO, then constructors, dependencies first."""
-        for member in self.members:
-            member.make_executable()
+    def _member_of(self, number: int) -> Member | None:
+        """The private library that an object of the link is."""
+        present = self.residents.of(self.link.objects[number])
+        return self._placed.get(number) if present is None else present.member
+
+    def _note_uses(self, member: Member, bindings: Bindings) -> None:
+        """Whom a member is bound to, and who is pinned by that."""
+        for number in set(bindings.provider.tolist()) - {-1}:
+            provider = self._member_of(number)
+            if provider is None:
+                continue
+            if provider is not member and provider not in member.uses:
+                member.uses.append(provider)
+            symbols = bindings.symbol[bindings.provider == number]
+            kinds = self.link.objects[number].file.symbols["st_info"][symbols] >> 4
+            provider.pinned |= bool((kinds == STB.GNU_UNIQUE).any())
+
+    def _finish(self) -> None:
+        """What is left to be done once the code may run.
+
+        Raises `LinkError` ``relocate/outside``, ``live/mapping`` for what a module has asked for.
+        """
+        private = [*self.namespace.members, *self.members]
         for deferred in self.link.space.deferred:
             for address, function in zip(
                 deferred.addresses.tolist(), deferred.functions.tolist(), strict=True
             ):
-                process.write_word(address, self._result(function))
+                if not any(member.may_write(address) for member in self.members):
+                    raise LinkError(
+                        "relocate/outside",
+                        f"{deferred.by} leaves a word at {address:#x}, which is no writable place "
+                        "of what is loaded",
+                        place=Place(deferred.by.dso),
+                        help="this is a fault of the module, or the file is damaged",
+                    )
+                lasting = owner(private, function) is None
+                self.indirect.append(Indirect(address, function, lasting))
         for protect, _ in self.link.space.protections:
-            owner = self._owner(protect.start)
-            if owner is not None:
-                owner.protect(protect)
-        for dso in dependency_order(self.link.objects):
-            if dso.number in self._placed:
-                self._placed[dso.number].initialise()
-
-    def undo(self) -> None:
-        """Take everything back, dependents first."""
-        for dso in reversed(dependency_order(self.link.objects)):
-            if dso.number in self._placed:
-                self._placed[dso.number].close()
-        for handle in self.references:
-            process.close_object(handle)
-        self.references.clear()
+            of = owner(self.members, protect.start)
+            if of is not None:
+                self.permissions.append((of, protect))
+            elif not self.link.root.start <= protect.start < self.link.root.end:
+                raise LinkError(
+                    "live/mapping",
+                    f"a module gives a permission to {protect.start:#x}, which is not loaded here",
+                    help="protect passes may change the pages of their object",
+                )
 
     # -- what the module `live` does in the link ---------------------------------------------------
 
@@ -213,7 +246,7 @@ class Loading:
             self._open_shells()
         member = self._placed[dso.number]
         member.parts = segments.mappings(dso, member.bias, link.by)
-        segments.map_segments(dso, member.shell, member.parts)
+        segments.map_segments(member.outline, member.bias, member.parts)
         return Placement(member.bias, member.parts)
 
     def place_tls(self, link: Link) -> None:
@@ -234,28 +267,25 @@ class Loading:
     def _open_shells(self) -> None:
         """In dependency order: glibc must have what a shell names as needed."""
         new = self.new
-        self._names = {at.name for at in process.link_maps()}
+        shown = ShownPaths()
         needs = tls_needs([dso.file for dso in new])
         by_number = {dso.number: need for dso, need in zip(new, needs, strict=True)}
         for dso in dependency_order(self.link.objects):
             if dso.number in by_number:
-                self._placed[dso.number] = self._open_shell(dso, by_number[dso.number])
+                names = [self._name_of(need) for need in dso.file.needed]
+                shell = open_shell(dso.file, names, by_number[dso.number])
+                member = Member(outline_of(dso), shell, shown.new(dso.path), file=dso.file)
+                self._placed[dso.number] = member
+                self.order.append(member)
+        for dso in new:
+            self._placed[dso.number].uses += self._needed(dso)
         self.members = [self._placed[dso.number] for dso in new]
 
-    def _open_shell(self, dso: Dso, tls: TlsNeeds) -> Member:
-        names = [self._name_of(need) for need in dso.file.needed]
-        shell = open_shell(dso.file, [name for name in names if name is not None], tls)
-        needed = [shell.soname if name is None else name for name in names]
-        return Member(dso, shell, self._unique_path(dso.path), needed)
-
-    def _unique_path(self, path: str) -> str:
-        """A path to the same file by which glibc has no object: names are how it knows them."""
-        folder, name = os.path.split(path)
-        steps = "./"
-        while (shown := os.path.join(folder, steps + name)) in self._names:
-            steps += "./"
-        self._names.add(shown)
-        return shown
+    def _needed(self, dso: Dso) -> list[Member]:
+        """The private libraries that an object's DT_NEEDED entries are."""
+        objects = [self.link.known(need) for need in dso.file.needed]
+        members = [None if other is None else self._member_of(other.number) for other in objects]
+        return [member for member in members if member is not None]
 
     def _name_of(self, need: str) -> str | None:
         """What glibc calls a needed object; None where it has it not yet (a cycle)."""
@@ -269,34 +299,19 @@ class Loading:
             return None
         return need if present.member is None else present.member.shell.soname
 
-    def _owner(self, address: int) -> Member | None:
-        return next((m for m in self.members if m.start <= address < m.end), None)
 
-    def _result(self, function: int) -> int:
-        """What an IFUNC resolver gives; the process's own are asked once."""
-        known = _results.get(function)
-        if known is None:
-            known = process.call_resolver(function)
-            if self._owner(function) is None and not any(
-                m.start <= function < m.end for m in self.namespace.members
-            ):
-                _results[function] = known
-        return known
-
-    def _refer(self) -> None:
-        """Hold the earlier libraries that ours are bound to: no DT_NEEDED says so."""
-        used = {int(n) for b in self.link.bindings for n in set(b.provider.tolist()) if n >= 0}
-        wanted = [dso for name in self._wanted if (dso := self.link.known(name)) is not None]
-        used |= {dso.number for dso in wanted}
-        for number in sorted(used):
-            present = self.residents.of(self.link.objects[number])
-            if present is not None and present.member is not None:
-                self.references.append(process.open_object(os.fsencode(present.member.shown)))
+def _shared(dso: Dso) -> LinkError:
+    return LinkError(
+        "live/host-library",
+        f"{dso.name} is shared with the process and is not loaded privately",
+        place=Place(dso.path),
+        help="ctypes.CDLL opens the process's own",
+    )
 
 
-def _root(wanted: Sequence[str], linker: str) -> MemoryObject:
+def _root(wanted: str, linker: str) -> MemoryObject:
     """The object that stands for the process: it needs what is to be loaded."""
-    content = build_dso(None, {}, needed=wanted, interp=linker)
+    content = build_dso(None, {}, needed=[wanted], interp=linker)
     return MemoryObject(_ROOT, content, "the load")
 
 

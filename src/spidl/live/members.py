@@ -4,9 +4,9 @@ The steps, each with its own method, so that SPIN-like domains can stop between 
 
 *placed*       the shell is open and the segments lie over it: text is readable, not executable, and
                nothing is bound.  No address of it may be given to anybody yet.
-*bound*        words are written (all at once by `spidl.live.commit`, or slot by slot with `write`).
+*bound*        words are written (all at once, or slot by slot with `write`).
 *initialised*  text is executable, constructors have run, destructors are registered with glibc.
-*closed*       our reference is given back; glibc runs destructors and unmaps when it was the last.
+*closed*       glibc has run the destructors and unmapped it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spidl.diagnostics import LinkError, Place
-from spidl.elf import DF_1, DT
+from spidl.elf import ElfFile
 from spidl.link.actions import Protection
-from spidl.link.dso import Dso
+from spidl.link.dso import identity_of
 from spidl.link.space import Mapping, Protect
-from spidl.link.symbols import Bindings
+from spidl.link.symbols import I64, U64
 from spidl.live import process, segments
+from spidl.live.outline import Outline
 from spidl.live.shell import Shell
+from spidl.live.store import open_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +43,56 @@ class Binding:
     module: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What an object's symbol references are bound to, in columns.
+
+    ``symbol`` are indexes into its symbol table; ``provider`` into ``paths``, -1 for none;
+    ``module`` into ``modules``, -1 where none of them answered.
+    """
+
+    symbol: I64
+    provider: I64
+    value: U64
+    """The addresses."""
+    module: I64
+    paths: Sequence[str]
+    modules: Sequence[str] = ()
+
+
 @dataclass(slots=True, eq=False)
 class Member:
     """A library that this process has through a shell.
 
-    ``dso`` is its object in the link that loaded it; ``shown`` the path that glibc and debuggers
-    know it by, which leads to the file and that no other instance has.
+    ``shown`` is the path that glibc and debuggers know it by, which leads to the file and that no
+    other instance has.
     """
 
-    dso: Dso
+    outline: Outline
     shell: Shell
     shown: str
-    needed: list[str]
-    """What glibc calls the objects that it needs, one for each DT_NEEDED."""
     parts: tuple[Mapping, ...] = field(default=(), repr=False)
-    state: str = "placed"
+    is_shown: bool = False
+    ran: bool = False
+    """Whether its constructors were called."""
+    uses: list[Member] = field(default_factory=list, repr=False)
+    """Private libraries that it needs or is bound to."""
+    pinned: bool = False
+    """Whether somebody is bound to a symbol of it that the process may have only once
+    (STB_GNU_UNIQUE): glibc never unmaps such an object (elf/dl-lookup.c, do_lookup_unique)."""
     relro: tuple[int, int] | None = None
     """Address and length of what is read-only once it is bound, in whole pages."""
-    answers: list[tuple[Bindings, list[str]]] = field(default_factory=list, repr=False)
-    """What its symbols are bound to, with the paths of the link's objects by number."""
+    answers: list[Answers] = field(default_factory=list, repr=False)
+    file: ElfFile | None = field(default=None, repr=False)
+    """None where nobody has parsed it for this load."""
 
     @property
     def name(self) -> str:
-        return self.dso.name
+        return self.outline.name
 
     @property
     def path(self) -> str:
-        return self.dso.path
+        return self.outline.path
 
     @property
     def bias(self) -> int:
@@ -76,36 +101,41 @@ class Member:
     @property
     def start(self) -> int:
         """First address of its span."""
-        return self.bias + self.dso.file.span[0]
+        return self.shell.start
 
     @property
     def end(self) -> int:
         """First address behind its span and the shell's tail."""
-        return self.bias + self.shell.tail[0] + self.shell.tail[1]
+        return self.shell.end
 
     @property
     def bindings(self) -> list[Binding]:
-        """Every symbol that its relocations name, in the order of its symbol table."""
+        """Every symbol that its relocations name, in the order of its symbol table.
+
+        Raises `LinkError` ``live/changed`` where the file that has the names is another now.
+        """
         found: dict[int, Binding] = {}
-        for answer, paths in self.answers:
-            columns = zip(answer.requests.symbol.tolist(), answer.provider.tolist(),
-                          answer.value.tolist(), answer.owner.tolist(), strict=True)  # fmt: skip
-            for row, (symbol, provider, address, owner) in enumerate(columns):
+        file = (self.file or _reopened(self.outline)) if self.answers else None
+        for answer in self.answers:
+            assert file is not None, "there are answers"
+            columns = (answer.symbol, answer.provider, answer.value, answer.module)
+            for symbol, provider, address, module in zip(
+                *(column.tolist() for column in columns), strict=True
+            ):
                 if symbol:
                     found[symbol] = Binding(
-                        answer.requests.name(row),
-                        answer.requests.version_name(row),
-                        None if provider < 0 else paths[provider],
+                        file.symbol_name(symbol),
+                        file.symbol_version(symbol),
+                        None if provider < 0 else answer.paths[provider],
                         address,
-                        None if owner < 0 else answer.modules[owner],
+                        None if module < 0 else answer.modules[module],
                     )
         return [found[symbol] for symbol in sorted(found)]
 
     def show(self) -> None:
         """Let the tools see the library where they saw its shell."""
-        for address, value in segments.needed_words(self.dso, self.shell, self.needed):
-            self.write([(address, value)])
-        segments.show(self.dso, self.shell, self.shown)
+        self.shell.show(self.shown)
+        self.is_shown = True
 
     def write(self, words: Sequence[tuple[int, int]]) -> None:
         """Store (address, value) words, in RELRO too; each store is one aligned instruction.
@@ -121,6 +151,13 @@ class Member:
         finally:
             if inside:
                 self._relro(Protection.READ)
+
+    def may_write(self, address: int) -> bool:
+        """Whether a word lies in its writable pages."""
+        return any(
+            part.start <= address <= part.end - 8 and part.protection & Protection.WRITE
+            for part in self.parts
+        )
 
     def in_relro(self, address: int) -> bool:
         """Whether a word is read-only now."""
@@ -157,47 +194,58 @@ class Member:
     def register_exits(self) -> None:
         """Tell glibc the destructors: DT_FINI is called after DT_FINI_ARRAY, which goes backwards
         (elf/dl-fini.c), so one list does for both."""
-        file = self.dso.file
-        functions = [] if file.fini is None else [self.bias + file.fini]
-        functions += self._functions(DT.FINI_ARRAY, DT.FINI_ARRAYSZ)
-        at, size = self.shell.exits
+        fini = self.outline.fini
+        functions = [] if fini is None else [self.bias + fini]
+        functions += self._functions(self.outline.fini_array)
+        at, size = (self.bias + place for place in self.shell.image.exits)
         for number, function in enumerate(functions):
             process.write_word(at + 8 * number, function)
         process.write_word(size, 8 * len(functions))
 
     def constructors(self) -> list[int]:
         """DT_INIT and the entries of DT_INIT_ARRAY: run-time addresses in order."""
-        file = self.dso.file
-        first = [] if file.init is None else [self.bias + file.init]
-        return first + self._functions(DT.INIT_ARRAY, DT.INIT_ARRAYSZ)
+        init = self.outline.init
+        first = [] if init is None else [self.bias + init]
+        return first + self._functions(self.outline.init_array)
 
-    def _functions(self, table: DT, size: DT) -> list[int]:
+    def _functions(self, table: tuple[int, int]) -> list[int]:
         """The functions in a table of the library, as they are in memory now."""
-        vaddr, length = self.dso.file.tag(table), self.dso.file.tag(size)
-        if vaddr is None or not length:
+        vaddr, length = table
+        if not length:
             return []
-        words = process.memory(self.bias + vaddr, length & -8).view(np.uint64).tolist()
+        words = process.memory(self.bias + vaddr, length).view(np.uint64).tolist()
         return [word for word in words if word not in (0, 2**64 - 1)]
 
     def initialise(self) -> None:
         """Register the destructors and run the constructors; its text must be executable."""
-        self.state = "initialised"
+        self.ran = True
         self.register_exits()
         process.call_constructors(self.constructors())
 
-    def close(self) -> None:
-        """Give our reference back.
+    @property
+    def state(self) -> str:
+        """``placed``, ``initialised`` or ``closed``."""
+        if not self.is_mapped:
+            return "closed"
+        return "initialised" if self.ran else "placed"
 
-        A library that asks to stay (DF_1_NODELETE; OpenSSL does) stays once it is initialised, as
-        with dlclose: its exit handlers are still to run.
-        """
-        if self.state == "initialised" and self.dso.file.flags_1 & DF_1.NODELETE:
-            return
-        if self.state != "closed":
-            self.state = "closed"
-            self.shell.close()
+    @property
+    def stays(self) -> bool:
+        """Whether it is never unmapped."""
+        return self.pinned or self.outline.stays
 
     @property
     def is_mapped(self) -> bool:
-        """Whether glibc still has it, for others that need it or because it pinned itself."""
-        return any(at.address == self.shell.handle for at in process.link_maps())
+        """Whether glibc still has it."""
+        handle = self.shell.handle
+        return any(
+            at.address == handle and (not self.is_shown or at.name == self.shown)
+            for at in process.link_maps()
+        )
+
+
+def _reopened(outline: Outline) -> ElfFile:
+    file = open_files().open(outline.path)
+    if file.stat is None or identity_of(file.stat) != outline.identity:
+        raise segments.changed(outline.path, "it is another file now")
+    return file

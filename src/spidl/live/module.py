@@ -18,7 +18,8 @@ from spidl.link.module import Module
 from spidl.link.phases import COLLECT, LOAD, POST_COLLECT, POST_LOAD
 from spidl.link.pipeline import Pipeline
 from spidl.link.recipes import LAZY, RECIPES
-from spidl.live.exports import cut_down
+from spidl.link.symbols import Exports
+from spidl.live.exports import Exporter, cut_down, without
 from spidl.live.store import open_files
 from spidl.live.tls import descriptor, thread_offset
 from spidl.live.tree import find_in_tree
@@ -69,10 +70,9 @@ class Live(Module):
     def register(self, dso: Dso, pipeline: Pipeline) -> None:
         loading = self.loading
         pipeline.strong(POST_LOAD, loading.place_tls)
-        if loading.cuts and pipeline.exporter is not None:
-            whole = pipeline.exporter[1]
-            pipeline.exports(lambda dso, link: cut_down(dso, link, whole, loading.asked(dso)))
         present = loading.residents.of(dso)
+        if pipeline.exporter is not None:
+            self._cut(pipeline, pipeline.exporter[1], present is None or present.member is not None)
         if present is not None:
             pipeline.strong(LOAD, loading.stay)
             if present.member is None:
@@ -86,6 +86,19 @@ class Live(Module):
             pipeline.weak(POST_COLLECT, self.bring_recipes)
         else:
             pipeline.strong(LOAD, loading.place)
+
+    def _cut(self, pipeline: Pipeline, whole: Exporter, is_private: bool) -> None:
+        """Show the rest of the link less of an object's symbols."""
+
+        def cut(dso: Dso, link: Link) -> Exports:
+            table = (
+                cut_down(dso, link, whole, self.loading.asked(dso))
+                if self.loading.cuts
+                else whole(dso, link)
+            )
+            return without(table, self.loading.only_once) if is_private else table
+
+        pipeline.exports(cut)
 
     def residents(self, dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
         """The process and the namespace's earlier libraries are part of the link."""

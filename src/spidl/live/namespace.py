@@ -36,6 +36,7 @@ class Namespace:
 
     def __post_init__(self) -> None:
         self.serial = next(_serials)
+        self.root = None if self.root is None else os.path.abspath(self.root)
         self.name = self.name or f"private-{self.serial}"
         self.process = host(frozenset(self.shared))
 

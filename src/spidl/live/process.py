@@ -29,6 +29,7 @@ _NAME, _DYNAMIC, _NEXT, _PREVIOUS = 8, 16, 24, 32
 """Offsets of l_name, l_ld, l_next and l_prev in struct link_map (link.h)."""
 
 _process = ctypes.CDLL(None, use_errno=True)
+_plain = ctypes.CDLL(None)
 _Word = ctypes.c_uint64
 
 
@@ -204,9 +205,9 @@ def _environ() -> ctypes.c_void_p:
     return ctypes.c_void_p.in_dll(_process, "environ")
 
 
-def function_at(address: int) -> Any:
-    """A ctypes function of the C calling convention that keeps errno (ctypes.get_errno)."""
-    return _process._FuncPtr(address)
+def function_at(address: int, use_errno: bool = False) -> Any:
+    """A ctypes function of the C calling convention; ``use_errno`` as in ctypes.CDLL."""
+    return (_process if use_errno else _plain)._FuncPtr(address)
 
 
 def call_resolver(address: int) -> int:

@@ -35,8 +35,10 @@ class Residents:
         self._namespace = namespace
         self._by_file: dict[_Inode, Present] = {}
         self._added = 0
+        self.opened: list[str] = []
+        """What of the host list was not there yet."""
         for member in namespace.members:
-            if member.dso.identity is not None:
+            if member.outline.identity is not None:
                 _check(member)
                 self._add(member.path, member.bias, member.shell.handle, member)
         self._shared: dict[str, Resident] = {}
@@ -77,11 +79,12 @@ class Residents:
         Raises `LinkError` ``live/no-host``, ``live/changed``.
         """
         for member in self._namespace.members:
-            if member.dso.identity is not None and name in member.dso.names:
+            if member.outline.identity is not None and name in member.outline.names:
                 return member.path
         process = self._namespace.process
         if name not in self._shared and name in process.names:
             process.open(name)
+            self.opened.append(name)
             self._take_shared()
         resident = self._shared.get(name)
         return None if resident is None else resident.path
@@ -95,7 +98,7 @@ class Residents:
 
 def _check(member: Member) -> None:
     try:
-        same = identity_of(os.stat(member.path)) == member.dso.identity
+        same = identity_of(os.stat(member.path)) == member.outline.identity
     except OSError:
         same = False
     if not same:

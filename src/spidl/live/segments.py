@@ -7,20 +7,21 @@ initialised; no page is ever writable and executable.
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from spidl.diagnostics import LinkError, Place
-from spidl.elf import DF_1, DT, ET, PF, PT, ElfFile
+from spidl.elf import DF_1, DT, ET, PF, ElfFile
 from spidl.link.actions import Protection
 from spidl.link.dso import Dso, identity_of
 from spidl.link.memory import U8, U64, Memory
 from spidl.link.space import AddressSpace, Mapping, Provenance, page_down, page_up
 from spidl.link.writes import CopyRun, Write
 from spidl.live import process
-from spidl.live.shell import Shell
+from spidl.live.outline import Outline
 
 _READ_WRITE = Protection.READ | Protection.WRITE
 
@@ -88,16 +89,16 @@ def _protection(flags: int) -> Protection:
     return Protection((flags >> 2 & 1) | (flags & 2) | (flags & 1) << 2)
 
 
-def map_segments(dso: Dso, shell: Shell, parts: tuple[Mapping, ...]) -> None:
+def map_segments(outline: Outline, bias: int, parts: Sequence[Mapping]) -> None:
     """Map an object's segments over its shell; text is readable only.
 
     Raises `LinkError` ``live/changed``, ``live/mapping``, ``live/no-memory``.
     """
     descriptor = -1
     try:
-        if dso.identity is not None:
-            descriptor = _open(dso)
-        at = dso.file.span[0] + shell.bias
+        if outline.identity is not None:
+            descriptor = _open(outline)
+        at = outline.start + bias
         for part in parts:
             if part.start > at:  # a hole: it stays reserved
                 process.map_zeros(at, part.start - at, Protection.NONE)
@@ -108,21 +109,21 @@ def map_segments(dso: Dso, shell: Shell, parts: tuple[Mapping, ...]) -> None:
             os.close(descriptor)
 
 
-def _open(dso: Dso) -> int:
+def _open(outline: Outline) -> int:
     """A descriptor of the file that was parsed: no other."""
     try:
-        descriptor = os.open(dso.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(outline.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise _changed(dso, error.strerror or "it cannot be opened") from None
-    if identity_of(os.fstat(descriptor)) != dso.identity:
+        raise changed(outline.path, error.strerror or "it cannot be opened") from None
+    if identity_of(os.fstat(descriptor)) != outline.identity:
         os.close(descriptor)
-        raise _changed(dso, "it is another file now")
+        raise changed(outline.path, "it is another file now")
     return descriptor
 
 
-def _changed(dso: Dso, how: str) -> LinkError:
+def changed(path: str, how: str) -> LinkError:
     return LinkError(
-        "live/changed", f"{dso.path} changed while it was loaded: {how}", place=Place(dso.path),
+        "live/changed", f"{path} changed while it was loaded: {how}", place=Place(path),
         help="load it again",
     )  # fmt: skip
 
@@ -130,16 +131,16 @@ def _changed(dso: Dso, how: str) -> LinkError:
 def _map(part: Mapping, descriptor: int) -> None:
     protection = part.protection & ~Protection.EXEC
     writable = bool(protection & Protection.WRITE)
-    if part.content is None:
+    if part.path is not None:
+        process.map_file(part.start, part.length, protection, descriptor, part.offset)
+        if writable and part.filled < part.length:
+            ctypes.memset(part.start + part.filled, 0, part.length - part.filled)
+    elif part.content is None:
         process.map_zeros(part.start, part.length, protection)
-    elif part.path is None:
+    else:
         process.map_zeros(part.start, part.length, _READ_WRITE)
         process.memory(part.start, part.filled)[:] = part.content
         process.protect(part.start, part.length, protection)
-    else:
-        process.map_file(part.start, part.length, protection, descriptor, part.offset)
-        if writable and part.filled < part.length:
-            process.memory(part.start + part.filled, part.length - part.filled)[:] = 0
 
 
 def write_all(space: AddressSpace, parts: Iterable[Mapping]) -> None:
@@ -187,58 +188,8 @@ def _write_at_once(write: Write | CopyRun, starts: U64, runs: list[tuple[int, U6
     return True
 
 
-def make_executable(parts: tuple[Mapping, ...]) -> None:
+def make_executable(parts: Sequence[Mapping]) -> None:
     """Let the code run."""
     for part in parts:
         if part.protection & Protection.EXEC:
             process.protect(part.start, part.length, part.protection)
-
-
-def show(dso: Dso, shell: Shell, name: str) -> None:
-    """Let debuggers and dl_iterate_phdr see the library where they saw its shell.
-
-    glibc walks the dynamic section that it shows for DT_NEEDED, so these become the shell's names;
-    one that cannot be written to is not shown.
-    """
-    file = dso.file
-    at = shell.phdrs[0]
-    table = file.phdrs[file.phdrs["p_type"] != PT.INTERP]
-    shown = np.zeros(shell.phdrs[1], table.dtype)
-    shown[: len(table)] = table
-    tail = shown[len(table)]
-    tail["p_type"], tail["p_flags"] = PT.LOAD, PF.R | PF.W
-    tail["p_vaddr"] = tail["p_paddr"] = shell.tail[0]
-    tail["p_filesz"] = tail["p_memsz"] = shell.tail[1]
-    shown["p_vaddr"][: len(table)][table["p_type"] == PT.PHDR] = at - shell.bias
-    process.memory(at, shown.nbytes)[:] = shown.view(np.uint8)
-    dynamic = file.dynamic_vaddr if dynamic_is_writable(file) else None
-    shell.map.show(name, None if dynamic is None else shell.bias + dynamic)
-
-
-def dynamic_is_writable(file: ElfFile) -> bool:
-    """Whether the dynamic section is in writable pages: some linkers put it elsewhere (lld's
-    -z rodynamic)."""
-    vaddr = file.dynamic_vaddr
-    assert vaddr is not None, "checked before the shell was made"
-    end = vaddr + 16 * len(file.dynamic)
-    return any(
-        load.flags & PF.W and load.vaddr <= vaddr and end <= load.vaddr + load.memsz
-        for load in file.loads
-    )
-
-
-def needed_words(dso: Dso, shell: Shell, names: list[str]) -> list[tuple[int, int]]:
-    """(address, value) for each DT_NEEDED of the library's own dynamic section.
-
-    ``names`` are what its shell calls them, in order; values are offsets from its .dynstr.
-    """
-    file = dso.file
-    assert file.dynamic_vaddr is not None, "checked before the shell was made"
-    strings = shell.bias + (file.tag(DT.STRTAB) or 0)
-    if not dynamic_is_writable(file):
-        return []
-    rows = np.flatnonzero(file.dynamic["d_tag"] == DT.NEEDED).tolist()
-    return [
-        (shell.bias + file.dynamic_vaddr + 16 * row + 8, shell.strings[name] - strings)
-        for row, name in zip(rows, names, strict=True)
-    ]

@@ -5,6 +5,9 @@ then gives it a bias, a TLS module, an entry for the unwinder and the debugger's
 count and a place in the order of destructors; it finds no code in it and no symbol to look up.
 Afterwards the real segments are mapped over the span (`spidl.live.segments`).
 
+A shell is first a value, its `ShellImage`, which is the same for every load but for the numbers in
+the names: an image can be kept and opened again.
+
 What glibc reads while it opens the shell stands at its real address in the file, which is otherwise
 a hole: the head of the hash table, the version definitions, the initial TLS image.  What differs
 from the library's own, the shell has in its tail: program headers, dynamic section, names, the TLS
@@ -15,11 +18,15 @@ Offsets in a shell's file are virtual addresses minus the start of the span.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from spidl.diagnostics import LinkError, Place
 from spidl.elf import DT, ET, PAGE, PF, PHDR, PT, ElfFile, R
@@ -34,38 +41,82 @@ _HASH_HEAD = 16
 _RELA = struct.Struct("<QIIq")
 _DYN = struct.Struct("<qQ")
 _VERDEF, _VERDAUX = 20, 8
-_serials = itertools.count(1)
+_serials = itertools.count(int.from_bytes(os.urandom(5), "little"))
+"""They begin anywhere: another copy of this package may be in the process."""
 _Row = tuple[int, int, int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ShellImage:
+    """The file of a shell; every address is virtual.
+
+    ``parts`` are (virtual address, content) of what is not a hole in it; the last part is the tail,
+    ``slots`` the places of the TLS slots; ``exits`` those of the destructor list and of the
+    DT_FINI_ARRAYSZ word that makes it count.
+    """
+
+    base: str
+    """The library's file name."""
+    start: int
+    size: int
+    """In bytes, from ``start``."""
+    parts: Sequence[tuple[int, bytes]]
+    names: Mapping[str, int]
+    """Places of the names in the tail: its own first, then by what glibc knows its needs."""
+    slots: Mapping[Slot, int]
+    exits: tuple[int, int]
+    headers: tuple[int, bytes]
+    """Place of the program headers, and what debuggers are to see there."""
+    dynamic: int | None
+    """The library's own dynamic section, None where it cannot be shown: glibc walks the one that it
+    shows for DT_NEEDED, so these become the shell's names."""
+    words: Sequence[tuple[int, int]]
+    """(place, value) of each DT_NEEDED entry of that: names as offsets from its .dynstr."""
+
+    @property
+    def tail(self) -> int:
+        """Where the tail begins."""
+        return self.parts[-1][0]
 
 
 @dataclass(slots=True)
 class Shell:
-    """An open shell.
+    """An open shell: ``handle`` is dlopen's."""
 
-    ``handle`` is dlopen's.  ``slots`` are the run-time addresses of the TLS slots; ``exits`` those
-    of the destructor list and of the DT_FINI_ARRAYSZ word that makes it count.
-    """
-
+    image: ShellImage
     handle: int
     soname: str
     bias: int
     slots: dict[Slot, int]
-    exits: tuple[int, int]
-    strings: dict[str, int]
-    """Names that glibc knows its needs by: run-time address of each in the tail."""
-    phdrs: tuple[int, int]
-    """Run-time address of the program headers, and their number."""
-    tail: tuple[int, int]
-    """Virtual address and length of the tail."""
+    """Run-time addresses of the TLS slots."""
     closed: bool = field(default=False)
 
     @property
     def map(self) -> LinkMap:
         return LinkMap(self.handle)
 
+    @property
+    def start(self) -> int:
+        """First address of the span."""
+        return self.bias + self.image.start
+
+    @property
+    def end(self) -> int:
+        """First address behind the span and the tail."""
+        return self.start + self.image.size
+
     def slot(self, slot: Slot) -> int:
         """The word that glibc put into a TLS slot."""
         return process.read_word(self.slots[slot])
+
+    def show(self, name: str) -> None:
+        """Let debuggers and dl_iterate_phdr see the library where they saw its shell."""
+        at, headers = self.image.headers
+        ctypes.memmove(self.bias + at, headers, len(headers))
+        for place, value in self.image.words:
+            process.write_word(self.bias + place, value)
+        dynamic = self.image.dynamic
+        self.map.show(name, None if dynamic is None else self.bias + dynamic)
 
     def close(self) -> None:
         """Give the reference back: glibc runs the destructors and unmaps everything."""
@@ -74,33 +125,41 @@ class Shell:
             process.close_object(self.handle)
 
 
-def open_shell(file: ElfFile, needed: Sequence[str], tls: TlsNeeds) -> Shell:
+def new_soname(base: str) -> str:
+    """A name that no other shell has, always as long for the same library."""
+    return f"spidl:{next(_serials):012x}:{base}"
+
+
+def open_shell(file: ElfFile, needed: Sequence[str | None], tls: TlsNeeds) -> Shell:
     """Make the shell of a library and open it.
 
-    ``needed`` are the names by which glibc knows what the library needs, one for each DT_NEEDED.
-    Raises `LinkError` ``live/static-tls``, ``live/shell``.
+    ``needed`` are the names by which glibc knows what the library needs, one for each DT_NEEDED,
+    None for what glibc does not have yet (a cycle).  Raises `LinkError` ``live/static-tls``,
+    ``live/shell``.
     """
-    serial = next(_serials)
-    built = _Builder(file, f"spidl:{serial}:{os.path.basename(file.name)}", needed, tls)
-    descriptor = os.memfd_create(f"spidl:{os.path.basename(file.name)[:200]}", os.MFD_CLOEXEC)
+    base = os.path.basename(file.name)
+    soname = new_soname(base)
+    names = [soname if name is None else name for name in needed]
+    return open_image(_Builder(file, soname, names, tls).image(base), soname, file.name)
+
+
+def open_image(image: ShellImage, soname: str, path: str) -> Shell:
+    """Open a shell; ``path`` is the library's.  Raises as `open_shell`."""
+    descriptor = -1
     try:
-        os.truncate(descriptor, built.size)
-        for vaddr, content in built.parts:
-            os.pwrite(descriptor, content, vaddr - built.start)
-        handle = process.open_object(_unique_path(descriptor, serial))
+        descriptor = os.memfd_create(f"spidl:{image.base[:60]}", os.MFD_CLOEXEC)
+        os.truncate(descriptor, image.size)
+        for vaddr, content in image.parts:
+            os.pwrite(descriptor, content, vaddr - image.start)
+        handle = process.open_object(_unique_path(descriptor, next(_serials)))
     except OSError as error:
-        raise _not_opened(file, error) from None
+        raise _not_opened(path, error) from None
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
     bias = LinkMap(handle).bias
-    return Shell(
-        handle, built.soname, bias,
-        {slot: bias + vaddr for slot, vaddr in built.slots.items()},
-        (bias + built.exits[0], bias + built.exits[1]),
-        {name: bias + vaddr for name, vaddr in built.names.items()},
-        (bias + built.phdrs[0], built.phdrs[1]),
-        (built.tail.start, built.size - (built.tail.start - built.start)),
-    )  # fmt: skip
+    slots = {slot: bias + vaddr for slot, vaddr in image.slots.items()}
+    return Shell(image, handle, soname, bias, slots)
 
 
 def _unique_path(descriptor: int, serial: int) -> bytes:
@@ -113,6 +172,23 @@ def _unique_path(descriptor: int, serial: int) -> bytes:
     return f"/proc/{os.getpid()}/fd/{steps}{descriptor}".encode()
 
 
+def open_bundle(needed: Sequence[str]) -> int:
+    """Open an object that only needs others; gives dlopen's handle.
+
+    Raises `LinkError` ``live/shell``.
+    """
+    descriptor = -1
+    try:
+        descriptor = os.memfd_create("spidl:bundle", os.MFD_CLOEXEC)
+        os.write(descriptor, build_dso(new_soname("bundle"), {}, needed=needed))
+        return process.open_object(_unique_path(descriptor, next(_serials)))
+    except OSError as error:
+        raise _not_opened("what belongs together", error) from None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 def tell_debugger() -> None:
     """Let a debugger that watches this process look at the list of objects again.
 
@@ -121,30 +197,24 @@ def tell_debugger() -> None:
     with open("/proc/self/status", "rb") as status:
         if b"\nTracerPid:\t0\n" in status.read():
             return
-    descriptor = os.memfd_create("spidl:look", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, build_dso(None, {}))
-        process.close_object(process.open_object(_unique_path(descriptor, next(_serials))))
-    except OSError:  # the debugger looks at the next occasion
-        pass
-    finally:
-        os.close(descriptor)
+    with suppress(LinkError):  # the debugger looks at the next occasion
+        process.close_object(open_bundle(()))
 
 
-def _not_opened(file: ElfFile, error: OSError) -> LinkError:
+def _not_opened(path: str, error: OSError) -> LinkError:
     text = str(error)
     if "static TLS" in text:
         return LinkError(
             "live/static-tls",
-            f"{file.name} wants static thread-local storage, and none is left",
-            place=Place(file.name, "PT_TLS"),
+            f"{path} wants static thread-local storage, and none is left",
+            place=Place(path, "PT_TLS"),
             notes=(text,),
             help="start Python with GLIBC_TUNABLES=glibc.rtld.optional_static_tls=16384",
         )
     return LinkError(
         "live/shell",
-        f"the C library does not open a shell for {file.name}: {text}",
-        place=Place(file.name),
+        f"the C library does not open a shell for {path}: {text}",
+        place=Place(path),
         help="see `ulimit -n` and `ulimit -v`; a sandbox of this process may forbid it",
     )
 
@@ -161,7 +231,7 @@ class _Builder:
         self.slots: dict[Slot, int] = {}
         self.parts: list[tuple[int, bytes]] = []
         """(virtual address, content) of what is not a hole."""
-        self.image = image_relocations(file) if tls.slots and file.tls else []
+        self.image_words = image_relocations(file) if tls.slots and file.tls else []
         rows = self._rows(0, 0)
         count = max(len(rows), len(file.phdrs) + 1)
         self.phdrs = self.tail.place(count * PHDR.itemsize, 8), count
@@ -177,6 +247,38 @@ class _Builder:
         self.tail.write(self.phdrs[0], packed)
         self.parts.append((self.start, self._header()))
         self.parts.append((self.tail.start, bytes(self.tail.content)))
+        self.needed = needed
+
+    def image(self, base: str) -> ShellImage:
+        """The result."""
+        shown = dynamic_is_writable(self.file)
+        return ShellImage(
+            base, self.start, self.size, self.parts, self.names, self.slots, self.exits,
+            (self.phdrs[0], self._shown()), self.file.dynamic_vaddr if shown else None,
+            self._needed_words() if shown else (),
+        )  # fmt: skip
+
+    def _shown(self) -> bytes:
+        """The program headers of the library, and one for the tail."""
+        file = self.file
+        table = file.phdrs[file.phdrs["p_type"] != PT.INTERP]
+        shown = np.zeros(self.phdrs[1], table.dtype)
+        shown[: len(table)] = table
+        tail = shown[len(table)]
+        tail["p_type"], tail["p_flags"] = PT.LOAD, PF.R | PF.W
+        tail["p_vaddr"] = tail["p_paddr"] = self.tail.start
+        tail["p_filesz"] = tail["p_memsz"] = self.size - (self.tail.start - self.start)
+        shown["p_vaddr"][: len(table)][table["p_type"] == PT.PHDR] = self.phdrs[0]
+        return shown.tobytes()
+
+    def _needed_words(self) -> list[tuple[int, int]]:
+        file, strings = self.file, self.file.tag(DT.STRTAB) or 0
+        assert file.dynamic_vaddr is not None, "checked before the shell was made"
+        rows = np.flatnonzero(file.dynamic["d_tag"] == DT.NEEDED).tolist()
+        return [
+            (file.dynamic_vaddr + 16 * row + 8, self.names[name] - strings)
+            for row, name in zip(rows, self.needed, strict=True)
+        ]
 
     def _header(self) -> bytes:
         ident = b"\x7fELF\x02\x01\x01" + bytes(9)
@@ -217,7 +319,9 @@ class _Builder:
         if file.tls is not None and file.tls.filesz:
             image = file.read(file.tls.vaddr, file.tls.filesz)
             self.parts.append((file.tls.vaddr, image.tobytes()))
-        rela = b"".join(_RELA.pack(place, R.RELATIVE, 0, value) for place, value in self.image)
+        rela = b"".join(
+            _RELA.pack(place, R.RELATIVE, 0, value) for place, value in self.image_words
+        )
         for slot in tls.slots:
             self.slots[slot] = self.tail.place(16 if slot.type == R.TLSDESC else 8, 8)
             rela += _RELA.pack(self.slots[slot], slot.type, 0, slot.addend)
@@ -232,7 +336,7 @@ class _Builder:
         align = max((load.align for load in file.loads), default=PAGE)
         align = align if self.start % max(align, 1) == 0 else PAGE
         span = self.tail.start - self.start
-        flags = PF.R | PF.W if self.image else PF.R
+        flags = PF.R | PF.W if self.image_words else PF.R
         tail = len(self.tail.content)
 
         def row(kind: int, flags: int, vaddr: int, filesz: int, memsz: int, align: int) -> _Row:
@@ -253,6 +357,18 @@ class _Builder:
             size = int(phdr["p_memsz"])
             rows.append(row(PT.GNU_EH_FRAME, PF.R, int(phdr["p_vaddr"]), size, size, 4))
         return rows
+
+
+def dynamic_is_writable(file: ElfFile) -> bool:
+    """Whether the dynamic section is in writable pages: some linkers put it elsewhere (lld's
+    -z rodynamic)."""
+    vaddr = file.dynamic_vaddr
+    assert vaddr is not None, "checked before the shell was made"
+    end = vaddr + 16 * len(file.dynamic)
+    return any(
+        load.flags & PF.W and load.vaddr <= vaddr and end <= load.vaddr + load.memsz
+        for load in file.loads
+    )
 
 
 def _definitions(file: ElfFile, vaddr: int) -> bytes:

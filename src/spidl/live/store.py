@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
+from contextlib import suppress
 from functools import cache
 
 from spidl.cache.objects import Objects as Disk
@@ -22,10 +23,11 @@ class OpenFiles(Objects):
     """
 
     def __init__(self) -> None:
-        try:
-            super().__init__(Disk(cache_folder()))
-        except LinkError:  # there is no home
-            super().__init__(None)
+        self.disk: Disk | None = None
+        """The user's cache folder, None where there is no home."""
+        with suppress(LinkError):
+            self.disk = Disk(cache_folder())
+        super().__init__(self.disk)
         self._files: weakref.WeakValueDictionary[_Identity, ElfFile] = weakref.WeakValueDictionary()
         self._lasting: dict[_Identity, ElfFile] = {}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from spidl.diagnostics import LinkError, Place
 from spidl.link.dso import Dso, Need
 from spidl.link.facts import Fact
 from spidl.link.link import Link
@@ -62,7 +63,10 @@ def _candidates(name: str, dso: Dso, link: Link, root: str) -> Iterator[tuple[st
 
 
 def inside(root: str, path: str) -> str:
-    """The file that ``path`` would lead to if ``root`` were ``/``: links never leave it."""
+    """The file that ``path`` would lead to if ``root`` were ``/``: links never leave it.
+
+    Raises `LinkError` ``live/link-loop``.
+    """
     steps = path.split("/")[::-1]
     at: list[str] = []
     links = 0
@@ -74,8 +78,15 @@ def inside(root: str, path: str) -> str:
             del at[-1:]
             continue
         here = os.path.join(root, *at, step)
-        if links < _LINKS and os.path.islink(here):
+        if os.path.islink(here):
             links += 1
+            if links > _LINKS:
+                raise LinkError(
+                    "live/link-loop",
+                    f"too many symbolic links on the way to {path} in {root}",
+                    place=Place(here),
+                    help="mend the tree: a link leads back to itself",
+                )
             target = os.readlink(here)
             if target.startswith("/"):
                 at.clear()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tests.needs import missing
 
-from spidl.cache import objects as module
+from spidl.cache import records as module
 from spidl.cache.objects import Objects
 from spidl.diagnostics import LinkError
 from spidl.elf import ElfFile
@@ -235,7 +235,7 @@ def test_another_version_of_the_code(
     opened(cache, library)
     source = tmp_path / "code.py"
     source.write_text("")
-    monkeypatch.setattr(module, "_sources", lambda: iter([str(source)]))
+    monkeypatch.setattr(module.Records, "_sources", lambda _: iter([str(source)]))
     assert not opened(cache, library)[1]
     assert opened(cache, library)[1]
     source.write_text("# changed")

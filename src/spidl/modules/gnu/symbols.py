@@ -38,9 +38,10 @@ def add_versions(dso: Dso, table: Exports) -> Exports:
     columns = dso.file.derived(versions)
     table.version = columns["version"][table.symbol]
     table.hidden = columns["hidden"][table.symbol]
-    # Without a version: index < 3, or the one definition of the name that is not hidden.
+    # Without a version: index < 3, else the one definition of the name that is not hidden.
     old = columns["old"][table.symbol]
     newer = np.flatnonzero(~old & ~table.hidden)
+    newer = newer[~np.isin(table.hash[newer], table.hash[old])]
     order = newer[np.argsort(table.hash[newer], kind="stable")]
     ordered = table.hash[order]
     single = np.ones(len(order), np.bool_)
