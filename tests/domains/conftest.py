@@ -15,6 +15,7 @@ import pytest
 from spidl import domains
 from spidl.domains import Domain, Interface
 from spidl.domains.build import build
+from spidl.domains.linker import HEADER
 from tests.needs import tool
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "domains"
@@ -54,6 +55,7 @@ class Workshop:
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
+    (tmp_path / "Domain.h").write_text(HEADER)
     return Workshop(tmp_path)
 
 

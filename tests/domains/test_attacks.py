@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,62 @@ def test_what_a_library_needs_is_not_loaded_for_it(workshop: Workshop) -> None:
     domains.resolve(domains.RUNTIME, extension)
     with expect("domain/unresolved"):
         domains.initialize(extension)
+
+
+@pytest.mark.parametrize("tag", ["auxiliary", "filter"])
+def test_what_a_library_filters_is_not_loaded_for_it(
+    workshop: Workshop, tmp_path: Path, tag: str
+) -> None:
+    """DT_AUXILIARY and DT_FILTER name libraries that ld.so loads, constructors and all, with
+    whoever needs the library that has them."""
+    says = "extern int puts(const char *); __attribute__((constructor)) static void go(void)"
+    evil = workshop.library("evil", says + '{ puts("I have a libc"); }')
+    made = workshop.library(
+        "filter", "__thread int v = 4;", f"-Wl,--{tag},{evil}", "-Wl,--no-as-needed"
+    )
+    users = [
+        workshop.object(f"user{number}", "extern __thread int v; int f(void) { return v; }", flag)
+        for number, flag in enumerate(("-mtls-dialect=gnu2", "-ftls-model=initial-exec"))
+    ]
+    script = """if True:
+        import sys
+        from spidl import domains
+        from spidl.domains import Domain, Interface
+        source = Domain.create(sys.argv[1])
+        domains.resolve(domains.RUNTIME, source)
+        for path in sys.argv[2:]:
+            user = Domain.create(path)
+            domains.resolve(domains.RUNTIME, user)
+            domains.resolve(source, user)
+            domains.initialize(user)
+            print(domains.client(user, Interface("int f(void);")).f(), flush=True)
+    """
+    result = python(script, str(made), *map(str, users))
+    assert (result.stdout, result.stderr) == ("4\n4\n", "")
+
+
+def test_looking_up_names_is_an_interface_like_any_other(workshop: Workshop) -> None:
+    """Who grants dlsym may grant one that knows some names only."""
+    header = Interface("void *dlsym(void *in, const char *name);")
+    asked: list[bytes] = []
+
+    def dlsym(_: object, name: object) -> object:
+        asked.append(header.ffi.string(name))
+        return {b"five": five}.get(asked[-1], header.ffi.NULL)
+
+    five = header.ffi.callback("int(void)", lambda: 5)
+    text = """
+    void *dlsym(void *, const char *);
+    int f(void) {
+        int (*five)(void) = dlsym(0, "five");
+        return dlsym(0, "system") || dlsym((void *)-1, "dlopen") ? -1 : five();
+    }
+    """
+    extension = workshop.domain("asking", text)
+    domains.resolve(Domain.from_interface(header, {"dlsym": dlsym}), extension)
+    domains.initialize(extension)
+    assert call(extension, "int f(void);") == 5
+    assert asked == [b"five", b"system", b"dlopen"]
 
 
 def test_guessing_weakly_gives_zero(workshop: Workshop) -> None:
@@ -117,6 +174,11 @@ def test_something_that_pretends_to_be_a_domain_is_refused(workshop: Workshop) -
         class Sub(Domain):
             pass
 
+    with expect("domain/forged"):
+
+        class Both(Domain, Identity):
+            pass
+
 
 def test_nothing_public_is_an_address_or_handle(workshop: Workshop) -> None:
     domain = workshop.domain("closed", "int f(void) { return 1; }")
@@ -156,7 +218,7 @@ def test_code_that_jumps_to_a_domain_before_it_is_resolved_dies(workshop: Worksh
         import ctypes, faulthandler, sys
         from spidl.domains import Domain, domain
         d = Domain.create(sys.argv[1])
-        address = domain._domains.of(d).exports["f"].address
+        address = domain._domains.of(d).exports["f"].default.address
         print("there", flush=True)
         ctypes.CFUNCTYPE(ctypes.c_int)(address)()
         print("ran")

@@ -149,7 +149,7 @@ def test_an_extension_that_may_use_the_linker(tmp_path: Path) -> None:
     """SPL, built from directives, registers itself when it starts."""
     (tmp_path / "domain.toml").write_text(
         f'[domain]\nname = "SPL"\nmodules = ["{EXAMPLES}/spl/SPL.c"]\n'
-        f'exports = ["{EXAMPLES}/spl/SPL.h"]\n[domain.imports]\nDomain = "{EXAMPLES}/Domain.h"\n'
+        f'exports = ["{EXAMPLES}/spl/SPL.h"]\n[domain.imports]\nDomain = "<Domain.h>"\n'
     )
     module = load_module(Path(build(str(tmp_path))[1]))
     names, who = NameServer(), Identity.create("SPL")

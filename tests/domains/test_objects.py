@@ -91,12 +91,6 @@ def test_startup_code_runs_in_order_of_dependence(workshop: Workshop) -> None:
     assert call(second, "int f(void);") == 1
 
 
-def test_a_thread_local_variable_cannot_be_imported(workshop: Workshop) -> None:
-    made = workshop.object("imports", "extern __thread int theirs; int f(void) { return theirs; }")
-    with expect("domain/tls"):
-        Domain.create(made)
-
-
 def test_what_is_no_object(workshop: Workshop, tmp_path: Path) -> None:
     with expect("parse/not-found"):
         Domain.create(tmp_path / "absent.o")
@@ -127,15 +121,27 @@ def test_symbols_that_the_process_does_not_have() -> None:
 
 
 def test_damaged_files_raise_nothing_but_link_errors(workshop: Workshop) -> None:
-    """A few hundred mutants of a library, each placed if it can be, in a process of its own."""
+    """A few hundred mutants of a library, each placed if it can be, in a process of its own.
+
+    It has versions, an indirect function, and thread-local variables of its own and of others.
+    """
+    script_of_versions = workshop.folder / "mutant.map"
+    script_of_versions.write_text("V1 { local: old; }; V2 { global: f; h; n; p; q; t; } V1;")
     made = workshop.library("mutant", "int g(int); int n = 3; int *p = &n; __thread int t;"
-                            "int f(void) { return g(*p) + t; }", "-nostdlib")  # fmt: skip
+                            "extern __thread int other; extern int data; int *q = &data;"
+                            "static int (*choose(void))(int) { return g; }"
+                            'int h(int) __attribute__((ifunc("choose")));'
+                            '__asm__(".symver old, f@V1"); int old(void) { return 1; }'
+                            "int f(void) { return h(*p) + g(*q) + t + other; }", "-nostdlib",
+                            f"-Wl,--version-script={script_of_versions}")  # fmt: skip
     script = """if True:
         import random, sys
         from spidl.diagnostics import LinkError
-        from spidl.domains import Domain
+        from spidl import domains
+        from spidl.domains import Domain, Interface
         path, original = sys.argv[1], bytearray(open(sys.argv[1], "rb").read())
         chance, refused, placed = random.Random(7), 0, 0
+        g = Domain.from_interface(Interface("int g(int n);"), {"g": lambda n: n})
         for number in range(300):
             content = bytearray(original)
             for _ in range(chance.choice((1, 2, 8))):
@@ -146,8 +152,11 @@ def test_damaged_files_raise_nothing_but_link_errors(workshop: Workshop) -> None
             with open(mutant, "wb") as file:
                 file.write(content)
             try:
-                Domain.create(mutant)
+                domain = Domain.create(mutant)
                 placed += 1
+                domains.resolve(g, domain)
+                domains.unresolve(g, domain)
+                domains.close(domain)
             except LinkError:
                 refused += 1
         print(placed, refused)

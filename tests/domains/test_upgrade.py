@@ -111,6 +111,29 @@ def test_a_call_waits_until_it_is_resolved_again(workshop: Workshop) -> None:
     assert result == [1001]
 
 
+def test_calls_wait_each_time(workshop: Workshop) -> None:
+    """Not only the first time that a symbol is taken away; what waits meanwhile is not lost."""
+    user = workshop.domain("user", "int f(void); int (*hook)(void) = f;"
+                           "int g(void) { return f() * 10 + hook(); }")  # fmt: skip
+    old, new = (workshop.domain(f"v{n}", f"int f(void) {{ return {n}; }}") for n in (1, 2))
+    outer = workshop.domain("outer", "int g(void); int h(void) { return g(); }")
+    domains.resolve(old, user)
+    domains.resolve(user, outer)
+    for each in (outer, new):
+        domains.initialize(each)
+    h = domains.client(outer, Interface("int h(void);")).h
+    result: list[int] = []
+    for source, other in ((old, new), (new, old), (old, new)):
+        domains.unresolve(source, user)
+        thread = threading.Thread(target=lambda: result.append(h()))
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        domains.resolve(other, user)
+        thread.join(20)
+    assert result == [22, 11, 22]
+
+
 def test_an_old_version_stays_until_it_is_quiescent(workshop: Workshop) -> None:
     user = workshop.domain("user", "int f(void); int g(void) { return f() + 1; }")
     inside, may_go = threading.Event(), threading.Event()

@@ -1,5 +1,5 @@
 #include "SPL.h"
-#include "../Domain.h"
+#include <Domain.h>
 
 static int level;
 

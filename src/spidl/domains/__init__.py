@@ -9,10 +9,11 @@
     domains.resolve(spl, extension)
     domains.initialize(extension)
 
-From the outside in: `domain` (the operations), `names` (identities and the name server), `binder`
-and `directives` (what ``spidl domain build`` makes), `interface`, `calls`, `capability`, `placed`
-(one object in the process), `gates` (what unresolved slots lead to).  The manual is
-docs/domains.md.
+From the outside in: `domain` (the operations), `names` (identities and the name server), `linker`
+(both for native code), `binder`, `build` and `directives` (what ``spidl domain build`` makes),
+`interface`, `calls`, `capability`; `placed` (one object in the process) with `exports`,
+`relocations`, `slots` and `gates` (what unresolved slots lead to); `host` (the process's symbols).
+The manual is docs/domains.md.
 """
 
 from spidl.diagnostics import LinkError

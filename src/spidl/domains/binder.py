@@ -85,6 +85,11 @@ def bind_together(
     """
     with identity.active():
         made = {binder.name: Domain.create(binder.extension, binder.name) for binder in binders}
+        if len(made) < len(binders):
+            raise LinkError(
+                "domain/conflict", "two extensions that are bound together have one name",
+                help="give each a name of its own",
+            )  # fmt: skip
         whole, *rest = made.values()
         for part in rest:
             whole = combine(whole, part)

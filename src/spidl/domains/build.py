@@ -12,9 +12,10 @@ import re
 import tempfile
 
 from spidl.diagnostics import LinkError, Place
-from spidl.domains.directives import Directives, read_directives
+from spidl.domains.directives import DOMAIN_H, Directives, read_directives
 from spidl.domains.host import RUNTIME_NAMES
 from spidl.domains.interface import Interface
+from spidl.domains.linker import HEADER
 from spidl.domains.objects import LINK, compile_with
 from spidl.elf import SHN, STB, ElfFile
 from spidl.files import write_whole
@@ -85,6 +86,8 @@ def _check(directives: Directives, file: ElfFile, exports: list[Interface]) -> N
     """Whether it needs only what its imports declare, and has what its exports declare."""
     declared = set(RUNTIME_NAMES)
     for _, declares in directives.imports:
+        if declares == DOMAIN_H:
+            declared |= Interface(HEADER).names
         for header in _headers(declares):
             declared |= Interface.read(header).names
     needed, defined = set(), set()
@@ -136,7 +139,7 @@ def _closure(directives: Directives) -> list[Directives]:
     pending = [directives]
     while pending:
         for _, declares in pending.pop().imports:
-            if not declares.endswith(".h"):
+            if not declares.endswith((".h", DOMAIN_H)):
                 other = read_directives(declares)
                 if other.file not in found:
                     found[other.file] = other
@@ -145,6 +148,9 @@ def _closure(directives: Directives) -> list[Directives]:
 
 
 def _headers(declares: str) -> tuple[str, ...]:
+    """Files that declare an import."""
+    if declares == DOMAIN_H:
+        return ()
     return (declares,) if declares.endswith(".h") else read_directives(declares).exports
 
 
@@ -156,7 +162,9 @@ def _includes(directives: Directives) -> list[str]:
 
 def _objects(directives: Directives, work: str, *, pic: bool) -> list[str]:
     """Compile the modules; gives the object files."""
-    include = [f"-I{folder}" for folder in _includes(directives)]
+    with open(os.path.join(work, "Domain.h"), "w") as file:
+        file.write(HEADER)
+    include = [f"-I{folder}" for folder in (*_includes(directives), work)]
     made = []
     for number, module in enumerate(directives.modules):
         made.append(os.path.join(work, f"{number}.o"))

@@ -24,8 +24,8 @@ class Capability:
     def __new__(cls, *arguments: object, **named: object) -> Self:
         raise _forged(f"{cls.__name__} cannot be constructed")
 
-    def __init_subclass__(cls, *, kind: bool = False) -> None:
-        if not kind:
+    def __init_subclass__(cls) -> None:
+        if cls.__bases__ != (Capability,):
             raise _forged(f"{cls.__name__} cannot be derived from a capability")
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:

@@ -17,6 +17,8 @@ FILES: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 """Where directives are looked for, in this order: file, path of the table."""
 LINKS = ("dynamic", "static")
+DOMAIN_H = "<Domain.h>"
+"""As what declares an import: the linker's own header."""
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
 
@@ -25,7 +27,8 @@ class Directives:
     """What is to be built of a folder; all paths are absolute.
 
     ``imports`` maps names in the name server to what declares them: the folder of another domain,
-    or a header of the process's own.  ``main`` is a source file that only a static program has.
+    a header of the process's own, or `DOMAIN_H`.  ``main`` is a source that only a static program
+    has.
     """
 
     file: str
@@ -93,7 +96,7 @@ def _directives(path: str, table: dict[str, Any]) -> Directives:
         return tuple(value)
 
     def inside(name: str) -> str:
-        return os.path.normpath(os.path.join(folder, name))
+        return name if name == DOMAIN_H else os.path.normpath(os.path.join(folder, name))
 
     known = ("name", "modules", "exports", "imports", "main", "link", "flags")
     unknown = sorted(table.keys() - set(known))

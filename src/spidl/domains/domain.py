@@ -16,12 +16,16 @@ from spidl.domains.capability import Capability, Table
 from spidl.domains.interface import Interface
 from spidl.domains.objects import shared_object
 from spidl.domains.placed import Placed
-from spidl.domains.symbols import Symbol
+from spidl.domains.symbols import Export, Import, Kind, Symbol, export_of
 from spidl.elf import ElfFile
 from spidl.live.namespace import lock
 
 _starting = threading.RLock()
-"""Held while startup code runs, `lock` is not: it may call back into the linker."""
+"""Held while startup code and destructors run, `lock` is not: they may call back into the linker.
+A fork waits for it: in the new process nobody would let it go."""
+os.register_at_fork(
+    before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,11 +33,11 @@ class _State:
     """``code`` is what operations may change: empty for what is only a source of symbols."""
 
     name: str
-    exports: dict[str, Symbol]
+    exports: dict[str, Export]
     code: tuple[Placed, ...] = ()
 
 
-class Domain(Capability, kind=True):
+class Domain(Capability):
     """A reference to code, data and exported symbols.  Whoever has it may link against it.
 
     It is made by `create`, `from_interface`, `from_process` and `combine` only.  A domain from
@@ -49,7 +53,7 @@ class Domain(Capability, kind=True):
 
         It is placed in the process but cannot run: its text is not executable until `initialize`.
         Nothing is there for it implicitly: what the library says it needs (DT_NEEDED) is not
-        loaded, and its undefined symbols wait for `resolve`.  Symbol versions do not count.
+        loaded, and its undefined symbols wait for `resolve`.
 
         Raises `LinkError`: of parsing; ``live/...`` for what must not be loaded; ``domain/...``
         ``no-compiler``, ``compile``, ``relocation``, ``tls``.
@@ -71,17 +75,22 @@ class Domain(Capability, kind=True):
         ``domain/forged``.
         """
         if isinstance(implementation, Mapping):
-            return _domains.give(_State(interface.name, interface.implement(implementation)))
+            made = interface.implement(implementation)
+            shown = {name: export_of(symbol) for name, symbol in made.items()}
+            return _domains.give(_State(interface.name, shown))
         state = _domains.of(implementation)
-        return _domains.give(_State(interface.name, interface.choose(state.exports, state.name)))
+        chosen = interface.choose(state.exports, state.name)
+        shown = {name: state.exports[name] for name in chosen}
+        return _domains.give(_State(interface.name, shown))
 
     @staticmethod
     def from_process(names: Iterable[str], name: str = "process") -> Domain:
         """A domain of functions and variables that the process has, of the C library for instance.
 
-        Whoever may call this may give away anything.  Raises `LinkError` ``domain/no-symbol``.
+        A name is given away in all its versions.  Whoever may call this may give away anything.
+        Raises `LinkError` ``domain/no-symbol``; ``domain/tls`` for thread-local variables.
         """
-        return _domains.give(_State(name, host.symbols(names)))
+        return _domains.give(_State(name, host.exports(names)))
 
     @property
     def name(self) -> str:
@@ -90,8 +99,9 @@ class Domain(Capability, kind=True):
 
     @property
     def exports(self) -> frozenset[str]:
-        """The names of its symbols."""
-        return frozenset(_domains.of(self).exports)
+        """The names of its symbols; without those of which there are old versions only."""
+        exports = _domains.of(self).exports.items()
+        return frozenset(name for name, export in exports if export.default is not None)
 
     @property
     def unresolved(self) -> tuple[str, ...]:
@@ -118,22 +128,37 @@ def check(domain: Domain) -> None:
 def resolve(source: Domain, target: Domain) -> tuple[str, ...]:
     """Bind the target's undefined symbols to the source's exports; gives the names it bound.
 
-    The target's exports stay what they are.  To one that runs, only sources that run can be given.
-    Raises `LinkError` ``domain/forged``, ``domain/closed``, ``domain/not-running``.
+    A symbol with a version gets this version, or a definition that has none.  The target's exports
+    stay what they are.  To one that runs, only sources that run can be given.
+
+    Raises `LinkError` ``domain/forged``, ``domain/closed``, ``domain/not-running``,
+    ``domain/wrong-type``, after which nothing is bound; ``domain/tls``.
     """
     given, taking = _domains.of(source), _domains.of(target)
     bound: dict[str, None] = {}
     with lock:
-        for placed in _open_code(taking):
-            found = {
-                wanted.name: given.exports[wanted.name]
-                for wanted in placed.imports.values()
-                if wanted.symbol is None and wanted.name in given.exports
-            }
-            _check_source(found.values(), placed)
+        plan = [(placed, _found(given, placed)) for placed in _open_code(taking)]
+        for placed, found in plan:
+            for wanted, symbol in found:
+                _check_source(wanted, symbol, placed)
+        for placed, found in plan:
             placed.bind(found)
-            bound |= dict.fromkeys(found)
+            bound |= dict.fromkeys(wanted.name for wanted, _ in found)
     return tuple(bound)
+
+
+def _found(given: _State, placed: Placed) -> list[tuple[Import, Symbol]]:
+    """What a source has of what an object still needs."""
+    found = []
+    for wanted in placed.imports.values():
+        if wanted.symbol is None and (symbol := _find(given, wanted)) is not None:
+            found.append((wanted, symbol))
+    return found
+
+
+def _find(given: _State, wanted: Import) -> Symbol | None:
+    export = given.exports.get(wanted.name)
+    return None if export is None else export.find(wanted.version)
 
 
 def unresolve(source: Domain, target: Domain) -> tuple[str, ...]:
@@ -147,17 +172,19 @@ def unresolve(source: Domain, target: Domain) -> tuple[str, ...]:
     lost: dict[str, None] = {}
     with lock:
         for placed in _open_code(taking):
-            names = [
-                wanted.name
+            taken = [
+                wanted
                 for wanted in placed.imports.values()
-                if wanted.symbol is not None and given.exports.get(wanted.name) is wanted.symbol
+                if wanted.symbol is not None and _find(given, wanted) is wanted.symbol
             ]
-            owners = {given.exports[name].owner for name in names}
-            placed.unbind(names)
-            lost |= dict.fromkeys(names)
-            for owner in owners:
-                if owner is not None:
-                    owner.left = last_number()
+            owners = {wanted.symbol.owner for wanted in taken if wanted.symbol is not None}
+            try:
+                placed.unbind(taken)
+            finally:
+                for owner in owners:
+                    if owner is not None:
+                        owner.left = last_number()
+            lost |= dict.fromkeys(wanted.name for wanted in taken)
     return tuple(lost)
 
 
@@ -194,7 +221,7 @@ def nameable(domain: Domain) -> Domain:
     for placed in state.code:
         for wanted in placed.imports.values():
             if wanted.symbol is not None:
-                found.setdefault(wanted.name, wanted.symbol)
+                found.setdefault(wanted.name, export_of(wanted.symbol))
     return _domains.give(_State(state.name, found))
 
 
@@ -203,29 +230,33 @@ def initialize(domain: Domain) -> None:
 
     What it is bound to is initialised before it, and must be fully resolved as well.  A second
     time does nothing.  Raises `LinkError` ``domain/unresolved``, ``domain/closed``,
-    ``domain/forged``.
+    ``domain/forged``; ``domain/tls`` and ``live/...``, after which it is as before.
     """
     state = _domains.of(domain)
     with _starting:
         with lock:
             group = _group(_open_code(state))
-            missing = [p for p in group if p.unresolved]
+            missing = [p for p in group if not p.is_resolved]
             if missing:
                 raise LinkError(
                     "domain/unresolved",
                     f"{state.name} cannot run: not everything is resolved",
                     place=Place(missing[0].path),
-                    notes=tuple(f"{p.name} needs {', '.join(p.unresolved)}" for p in missing),
+                    notes=tuple(
+                        f"{p.name} needs {', '.join(map(str, p.unresolved))}" for p in missing
+                    ),
                     help="resolve it against domains that export these",
                 )
             new = [placed for placed in group if placed.state == "placed"]
-            for placed in new:
-                placed.enable()
-            for placed in new:
-                placed.settle()
-            for placed in new:
-                placed.seal()
-        for placed in new:
+            try:
+                for step in (Placed.enable, Placed.settle, Placed.seal):
+                    for placed in new:
+                        step(placed)
+            except BaseException:
+                for placed in new:
+                    placed.disable()
+                raise
+        for placed in group:
             placed.construct()
 
 
@@ -255,7 +286,9 @@ def _retire(name: str, code: list[Placed], sure: bool) -> None:
     if users:
         raise _in_use(name, f"{', '.join(sorted(user.name for user in users))} is bound to it")
     if any(placed.state == "starting" for placed in code):
-        raise _in_use(name, "its startup code runs")
+        raise _in_use(name, "its startup code is not through")
+    if any(placed.is_busy for placed in code):
+        raise _in_use(name, "its destructors run")
     before = [placed.state for placed in code]
     for placed in code:
         placed.state = "closing"
@@ -276,7 +309,7 @@ def client(domain: Domain, interface: Interface) -> Client:
 
 
 def _unresolved(code: Iterable[Placed]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for placed in code for name in placed.unresolved))
+    return tuple(dict.fromkeys(wanted.name for placed in code for wanted in placed.unresolved))
 
 
 def _group(code: Iterable[Placed]) -> list[Placed]:
@@ -302,17 +335,30 @@ def _open_code(state: _State) -> tuple[Placed, ...]:
     return state.code
 
 
-def _check_source(symbols: Iterable[Symbol], target: Placed) -> None:
-    """What is closed can give nothing; what does not run, nothing to what runs."""
-    for owner in {symbol.owner for symbol in symbols if symbol.owner is not None}:
-        if owner.state in ("closing", "closed"):
-            raise _closed(owner.name)
-        if target.state in ("starting", "running") and owner.state == "placed":
-            raise LinkError(
-                "domain/not-running",
-                f"{target.name} runs and cannot be bound to {owner.name}, which does not",
-                help="initialize the source first",
-            )
+def _check_source(wanted: Import, symbol: Symbol, target: Placed) -> None:
+    """Whether a symbol can be given: what is closed has none, what does not run has none for what
+    runs, and a variable is thread-local for both or for neither."""
+    owner = symbol.owner
+    if wanted.is_thread != (symbol.kind is Kind.THREAD):
+        raise LinkError(
+            "domain/wrong-type",
+            f"`{wanted}` is a thread-local variable in only one of {target.name} and its source",
+            place=Place(target.path),
+            help="declare it in one header, with or without _Thread_local",
+        )
+    if owner is None:
+        return
+    if owner.state in ("closing", "closed"):
+        raise _closed(owner.name)
+    if target.state not in ("starting", "running"):
+        return
+    # Binding to an indirect function runs code of its owner, while `lock` is held.
+    if owner.state == "placed" or (symbol.kind is Kind.INDIRECT and not owner.is_resolved):
+        raise LinkError(
+            "domain/not-running",
+            f"{target.name} runs and cannot be bound to {owner.name}, which does not",
+            help="resolve the source and initialize it first",
+        )
 
 
 def _closed(name: str) -> LinkError:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from spidl.diagnostics import LinkError, Place
-from spidl.domains.symbols import Kind, Symbol
+from spidl.domains.symbols import Export, Kind, Symbol
 
 
 class Interface:
@@ -30,22 +31,28 @@ class Interface:
             ) from None
         self.name = name
         self.header = header
-        ffi: Any = cffi.FFI()
-        self._ffi = ffi
+        self._ffi: Any = cffi.FFI()
+        self._functions: dict[str, Any] = {}
+        self._variables: dict[str, Any] = {}
         try:
             self._ffi.cdef(plain(header))
+            self._read_names()
         except Exception as error:  # cffi has many: of its own, of its parser's, and Python's
             raise LinkError(
                 "domain/header",
                 f"cffi does not understand the declarations: {error}",
                 place=Place(name),
-                help="give plain C declarations: no #include, no macros",
+                help="give plain C declarations: no #include, no macros, a name for each type",
             ) from None
-        self._functions: dict[str, Any] = {}
-        self._variables: dict[str, Any] = {}
-        # cffi has no public list of what was declared but dir() of an open library.
-        declarations = self._ffi._parser._declarations
-        for key, (model, _) in declarations.items():
+
+    def _read_names(self) -> None:
+        """What was declared, with cffi's types.
+
+        cffi has no public way to this: an open library lists and types only what the library has,
+        and an interface must be known before anybody implements it.  tests/domains/test_interface
+        notices a cffi that keeps its declarations otherwise.
+        """
+        for key, (model, _) in self._ffi._parser._declarations.items():
             kind, _, declared = key.partition(" ")
             if kind == "function":
                 self._functions[declared] = self._ffi.typeof(model.get_c_name())
@@ -81,19 +88,30 @@ class Interface:
         """All that it declares."""
         return frozenset(self._functions) | frozenset(self._variables)
 
-    def choose(self, exports: Mapping[str, Symbol], of: str) -> dict[str, Symbol]:
+    def choose(self, exports: Mapping[str, Export], of: str) -> dict[str, Symbol]:
         """The symbols it names out of a domain's exports.
 
-        Raises `LinkError` ``domain/not-exported``.
+        Raises `LinkError` ``domain/not-exported``; ``domain/wrong-type`` for a function that is a
+        variable there, and the other way round.
         """
-        missing = sorted(self.names - exports.keys())
+        defaults = {name: exports[name].default for name in self.names & exports.keys()}
+        found = {name: symbol for name, symbol in sorted(defaults.items()) if symbol is not None}
+        missing = sorted(self.names - found.keys())
         if missing:
             raise LinkError(
                 "domain/not-exported",
                 f"{of} does not export what {self.name} declares: {', '.join(missing)}",
                 help="an interface can only be made of what you are linked to",
             )
-        return {name: exports[name] for name in sorted(self.names)}
+        for name, symbol in found.items():
+            if self.is_function(name) != (symbol.kind in (Kind.FUNCTION, Kind.INDIRECT)):
+                raise LinkError(
+                    "domain/wrong-type",
+                    f"`{name}` of {of} is a {'variable' if self.is_function(name) else 'function'},"
+                    f" which is not what {self.name} declares",
+                    help="correct the header",
+                )
+        return found
 
     def implement(self, functions: Mapping[str, Callable[..., Any]]) -> dict[str, Symbol]:
         """Symbols for Python functions.
@@ -117,7 +135,6 @@ class Interface:
     def _symbol(self, name: str, function: Callable[..., Any]) -> Symbol:
         kind = self._functions[name]
         self._check(name, kind, function)
-
         callback = self._ffi.callback(kind, function)
         address = int(self._ffi.cast("uintptr_t", callback))
         return Symbol(name, address, Kind.FUNCTION, 0, None, callback)
@@ -147,13 +164,23 @@ class Interface:
         """Whether a name of it is a function."""
         return name in self._functions
 
+    def has_result(self, name: str) -> bool:
+        """Whether a name of it is a function that gives something."""
+        return self.is_function(name) and self._functions[name].result.kind != "void"
+
+
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_THREAD = re.compile(r"\b(?:__thread|_Thread_local|thread_local)\b")
+
 
 def plain(header: str) -> str:
-    """Declarations without the lines for the preprocessor."""
+    """Declarations as cffi reads them: without comments, lines for the preprocessor and
+    _Thread_local."""
     kept = []
     continued = False
-    for line in header.splitlines():
+    text = _COMMENT.sub(lambda comment: " " + "\n" * comment[0].count("\n"), header)
+    for line in text.split("\n"):
         directive = continued or line.lstrip().startswith("#")
         continued = directive and line.rstrip().endswith("\\")
         kept.append("" if directive else line)
-    return "\n".join(kept)
+    return _THREAD.sub("", "\n".join(kept))

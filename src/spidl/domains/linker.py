@@ -7,9 +7,10 @@ one that another extension has, or that was guessed, means nothing here.
 
 from __future__ import annotations
 
+import functools
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spidl.diagnostics import LinkError, fault
@@ -25,7 +26,10 @@ from spidl.domains.interface import Interface
 from spidl.domains.names import Identity, NameServer
 
 HEADER = """\
-typedef unsigned long Domain_T;
+/* The linker, for extensions that were given it.  A Domain_T is valid for whom it was given to.
+   Functions that give an int give the number of symbols, or 0, and -1 where they fail. */
+typedef unsigned long Domain_T; /* 0: none, or the operation failed */
+
 Domain_T Domain_CreateFromInterface(const char *header);
 int Domain_Resolve(Domain_T source, Domain_T target);
 int Domain_Unresolve(Domain_T source, Domain_T target);
@@ -33,10 +37,9 @@ Domain_T Domain_Combine(Domain_T first, Domain_T second);
 int Domain_Initialize(Domain_T domain);
 Domain_T NameServer_Query(const char *name);
 int NameServer_Register(const char *name, Domain_T domain);
-const char *Domain_Error(void);
+const char *Domain_Error(void); /* why the last one of this thread failed */
 """
-"""Functions that give an ``int`` give the number of symbols, or 0, and -1 where they fail; those
-that give a ``Domain_T`` give 0 where they fail."""
+"""The text of Domain.h.  `spidl.domains.build` shows it to the compiler."""
 
 
 class Linker:
@@ -85,6 +88,29 @@ class Linker:
                 help="a Domain_T cannot be passed on as a number: pass the domain itself",
             )  # fmt: skip
         return self._known[number]
+
+    def offer(self, interface: Interface, functions: Mapping[str, Callable[..., Any]]) -> Domain:
+        """A domain of Python functions for this extension alone.
+
+        They act as its identity, whichever thread calls.  A domain that one returns becomes a
+        ``Domain_T``, None becomes 0.  Raises `LinkError` as `Domain.from_interface`.
+        """
+        made = {
+            name: self._offered(function, 0 if interface.has_result(name) else None)
+            for name, function in functions.items()
+        }
+        return Domain.from_interface(interface, made)
+
+    def _offered(self, function: Callable[..., Any], nothing: int | None) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            with self._identity.active():
+                result = function(*arguments)
+            if isinstance(result, Domain):
+                return self.give(result)
+            return nothing if result is None else result
+
+        return call
 
     # -- what the extension calls ------------------------------------------------------------------
 

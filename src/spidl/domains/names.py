@@ -36,7 +36,7 @@ class Principal:
         return f"<Principal {self._name}>"
 
 
-class Identity(Capability, kind=True):
+class Identity(Capability):
     """The right to act as somebody: its binder gives it to an extension, nobody can guess it."""
 
     __slots__ = ()
@@ -114,8 +114,9 @@ class NameServer:
     def register(self, name: str, domain: Domain, authorize: Authorize | None = None) -> None:
         """Advertise a domain; without ``authorize`` everybody may have it.
 
-        Only who registered a name may register it again, for a newer version.  Raises `LinkError`
-        ``domain/taken``, ``domain/forged``.
+        Only who registered a name may register it again, for a newer version; who acts as nobody in
+        particular is no one else than others who do.  Raises `LinkError` ``domain/taken``,
+        ``domain/forged``.
         """
         check(domain)
         owner = caller()

@@ -6,19 +6,20 @@ Formulas are those of the psABI, table 4.10: S + A for R_X86_64_64, S for GLOB_D
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from spidl.diagnostics import LinkError, Place
-from spidl.domains.symbols import Import, Slot
+from spidl.domains.symbols import THREAD_TYPES, Import, Slot
 from spidl.elf import SHN, STB, STT, ElfFile, R
 from spidl.elf.constants import relocation_name
 
 U64 = npt.NDArray[np.uint64]
 _SYMBOLIC = (R.R64, R.GLOB_DAT, R.JUMP_SLOT)
-_THREAD = (R.DTPMOD64, R.DTPOFF64, R.TPOFF64, R.TLSDESC)
+Imports = dict[tuple[str, str | None], Import]
+"""By name and version."""
 
 
 @dataclass(slots=True)
@@ -35,15 +36,13 @@ class Relocations:
     own: list[tuple[int, int, bool]] = field(default_factory=list)
     thread: list[tuple[int, R, int]] = field(default_factory=list)
     resolvers: list[tuple[int, int]] = field(default_factory=list)
-    undefined: dict[str, Import] = field(default_factory=dict)
-    """By name; addresses of slots are virtual."""
+    undefined: Imports = field(default_factory=dict)
+    """Addresses of slots are virtual."""
 
-    def imports(self, bias: int) -> dict[str, Import]:
+    def imports(self, bias: int) -> Imports:
         """What the object wants of others, with run-time addresses."""
         for wanted in self.undefined.values():
-            wanted.slots = [
-                Slot(slot.address + bias, slot.addend, slot.constant) for slot in wanted.slots
-            ]
+            wanted.slots = [replace(slot, address=slot.address + bias) for slot in wanted.slots]
         return self.undefined
 
 
@@ -64,49 +63,50 @@ def read_relocations(file: ElfFile) -> Relocations:
                 raise _unfit(where, "a word that is not aligned")
             if kind == R.IRELATIVE:
                 found.resolvers.append((place, addend))
-            elif kind in _THREAD:
-                offset = _offset(file, symbol, where) + addend
-                found.thread.append((place, R(kind), offset))
-            elif kind in _SYMBOLIC:
-                constant = kind != R.R64 or first <= place < first + length
-                _symbolic(file, found, symbol, Slot(place, addend, constant))
-            else:
+                continue
+            if kind not in _SYMBOLIC and kind not in THREAD_TYPES:
                 raise _unfit(where, f"the type {relocation_name(kind)}")
+            constant = kind != R.R64 or first <= place < first + length
+            slot = Slot(place, addend, constant, R(kind))
+            if symbol and file.symbols["st_shndx"][symbol] == SHN.UNDEF:
+                _import(file, found, symbol, slot)
+            elif kind in THREAD_TYPES:
+                _own_thread(file, found, symbol, slot, where)
+            else:
+                _own(file, found, symbol, slot, where)
     return found
 
 
-def _symbolic(file: ElfFile, found: Relocations, index: int, slot: Slot) -> None:
-    name = file.symbol_name(index) if index else ""
+def _import(file: ElfFile, found: Relocations, index: int, slot: Slot) -> None:
+    """A weak thread-local variable is as necessary as any: its address cannot be 0."""
+    name, version = file.symbol_name(index), file.symbol_version(index)
+    weak = int(file.symbols["st_info"][index]) >> 4 == STB.WEAK
+    new = Import(name, version, weak and slot.type not in THREAD_TYPES)
+    wanted = found.undefined.setdefault((name, version), new)
+    wanted.optional &= new.optional
+    wanted.slots.append(slot)
+
+
+def _own(file: ElfFile, found: Relocations, index: int, slot: Slot, where: Place) -> None:
     row = file.symbols[index]
-    section, info, value = int(row["st_shndx"]), int(row["st_info"]), int(row["st_value"])
-    if index and section == SHN.UNDEF:
-        wanted = found.undefined.setdefault(name, Import(name, info >> 4 == STB.WEAK))
-        wanted.slots.append(slot)
-    elif info & 15 == STT.GNU_IFUNC:
+    value = int(row["st_value"])
+    if int(row["st_info"]) & 15 == STT.GNU_IFUNC:
+        if slot.addend:
+            raise _unfit(where, "an indirect function and an addend")
         found.resolvers.append((slot.address, value))
     else:
-        moves = bool(index) and section != SHN.ABS
+        moves = bool(index) and int(row["st_shndx"]) != SHN.ABS
         found.own.append((slot.address, (value + slot.addend) % 2**64, moves))
 
 
-def _offset(file: ElfFile, index: int, where: Place) -> int:
-    """A thread-local variable's place in the block of its object."""
+def _own_thread(file: ElfFile, found: Relocations, index: int, slot: Slot, where: Place) -> None:
     if file.tls is None:
         raise LinkError(
             "domain/tls", f"{file.name} has relocations for thread-local storage, and none of it",
             place=where, help="the file is damaged",
         )  # fmt: skip
-    if not index:
-        return 0
-    name = file.symbol_name(index)
-    if file.symbols["st_shndx"][index] == SHN.UNDEF:
-        raise LinkError(
-            "domain/tls",
-            f"{file.name} imports the thread-local variable `{name}`",
-            place=where,
-            help="export a function that returns its address: domains share functions and data",
-        )
-    return int(file.symbols["st_value"][index])
+    value = int(file.symbols["st_value"][index]) if index else 0
+    found.thread.append((slot.address, slot.type, value + slot.addend))
 
 
 def _unfit(where: Place, what: str) -> LinkError:
