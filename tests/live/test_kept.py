@@ -222,7 +222,7 @@ def test_what_is_not_kept(build: Build, files: OpenFiles, tmp_path: Path) -> Non
 
 
 def test_without_a_home_every_load_is_the_first(build: Build, files: OpenFiles) -> None:
-    files.disk = None
+    files.loads = None
     path = _answering(build, 1)
     _settle()
     for _ in range(2):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spidl import live
+from spidl.live import process
 from tests.needs import tool
 
 Build = Callable[..., Path]
@@ -92,6 +93,19 @@ def test_text_is_mapped_from_the_file_and_never_writable(build: Build) -> None:
         assert start <= kinds.address("name") < end
         assert int(text[0][4]) == path.stat().st_ino
         assert not any("w" in line[1] and "x" in line[1] for line in lines)
+
+
+def test_what_holds_a_load_together_has_no_name_to_open(build: Build) -> None:
+    """Debuggers and unwinders open the files of all objects; a descriptor's number may be that of
+    a pipe by then, and what they read from it would be lost."""
+    build("hook.c", "-DPART=2", name="second")
+    with live.load(build("hook.c", "-DPART=1", "-lsecond", name="first")) as library:
+        names = [at.name for at in process.link_maps()]
+        assert [name for name in names if name.startswith("/proc/")] == []
+        assert names.count("") > 1
+        assert library.shown in names
+        programs = [r for r in library.namespace.process.residents() if not r.map.name]
+        assert [r.path for r in programs] == [os.path.realpath("/proc/self/exe")]
 
 
 WAIT = """

@@ -59,6 +59,9 @@ class Commit:
             needed = [member for member in held if member not in self.members]
             names = [member.shell.soname for member in (*self.members, *needed)]
             self._bundle = open_bundle(names)
+            # Debuggers and unwinders open what has a name, and the number of the descriptor in
+            # this one's may be that of another file by then.
+            process.LinkMap(self._bundle).show("", None)
             for member in self.members:
                 member.shell.close()
 
@@ -72,17 +75,18 @@ class Commit:
             member.protect(protect)
         for member in self.order:
             member.initialise()
-        for member in closure([member for member in self.members if member.stays]):
-            process.open_object(os.fsencode(member.shown))
+        # A reference of this load may be what pins an earlier library.
+        there = [*self.namespace.members, *self.members]
+        for member in closure(member for member in there if member.stays):
+            process.keep_object(os.fsencode(member.shown))
 
     def undo(self) -> None:
         """Take everything back that nobody else needs."""
-        if self._bundle is not None:
-            process.close_object(self._bundle)
-            self._bundle = None
-        else:
-            for member in reversed(self.order):
-                member.shell.close()
+        bundle, self._bundle = self._bundle, None
+        if bundle is not None:
+            process.close_object(bundle)
+        for member in reversed(self.order):
+            member.shell.close()  # an interrupted `hold` has left some open
 
 
 def closure(members: Iterable[Member]) -> set[Member]:

@@ -32,20 +32,18 @@ def import_extension(
     """
     library = load(path, namespace=namespace, modules=modules, root=root)
     last = name.rpartition(".")[2]
-    try:
-        if process.symbol_in(library.handle, f"PyInit_{last}") is None:
-            raise LinkError(
-                "live/no-symbol",
-                f"{library.name} is no extension module `{name}`: it exports no `PyInit_{last}`",
-                place=Place(library.path),
-                help="give the name that the module was built for",
-            )
-        loader = importlib.machinery.ExtensionFileLoader(name, library.shown)
-        specification = importlib.util.spec_from_file_location(name, library.shown, loader=loader)
-        assert specification is not None, "it has a loader"
-        module = importlib.util.module_from_spec(specification)
-        loader.exec_module(module)
-    except BaseException:
+    if process.symbol_in(library.handle, f"PyInit_{last}") is None:
         library.close()
-        raise
+        raise LinkError(
+            "live/no-symbol",
+            f"{library.name} is no extension module `{name}`: it exports no `PyInit_{last}`",
+            place=Place(library.path),
+            help="give the name that the module was built for",
+        )
+    # Even if its initialisation fails, CPython keeps it open: what it is bound to has to stay.
+    loader = importlib.machinery.ExtensionFileLoader(name, library.shown)
+    specification = importlib.util.spec_from_file_location(name, library.shown, loader=loader)
+    assert specification is not None, "it has a loader"
+    module = importlib.util.module_from_spec(specification)
+    loader.exec_module(module)
     return module

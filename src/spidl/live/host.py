@@ -9,10 +9,13 @@ mapped or written.  Private libraries see of the process exactly these and the p
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 from spidl.diagnostics import LinkError, Place
+from spidl.link.actions import FileIdentity
+from spidl.link.dso import identity_of
 from spidl.live import process
 from spidl.live.process import LinkMap
 
@@ -29,18 +32,21 @@ HOST_LIST = (
 class Resident:
     """An object that is in the process: where its file is and where glibc put it.
 
-    ``names`` are those by which others need it; ``replaced``: the file at the path is another now.
+    ``names`` are those by which others need it; ``identity`` is that of the file that is mapped,
+    None where there is another at the path by now.
     """
 
     path: str
     map: LinkMap
     bias: int
     names: frozenset[str]
-    replaced: bool = False
+    identity: FileIdentity | None = None
 
     def check(self) -> None:
         """Raises `LinkError` ``live/changed`` unless the file at the path is what is mapped."""
-        if self.replaced:
+        now = _identity(self.path)
+        # Not the ctime: a further link to a file, or another owner, leaves its content.
+        if now is None or self.identity is None or now != replace(self.identity, ctime=now.ctime):
             raise LinkError(
                 "live/changed",
                 f"{self.path} was replaced since the process loaded it",
@@ -60,18 +66,12 @@ class Host:
 
     def residents(self) -> list[Resident]:
         """The program, what was preloaded, libpython and the host list, in the process's order."""
-        found: list[Resident] = []
-        files: frozenset[str] | None = None
-        for at in process.link_maps():
-            key = at.address, at.name
-            resident = self._known.get(key)
-            if resident is None:
-                if not self._shows(at.name):
-                    continue
-                files = files or _mapped_files()
-                resident = self._known[key] = _look(at, files)
-            found.append(resident)
-        return found
+        first, *others = [(at.address, at.name) for at in process.link_maps()]
+        shown = [first, *(key for key in others if key in self._known or self._shows(key[1]))]
+        new = [key for key in shown if key not in self._known]
+        if new:
+            self._known |= zip(new, _look(new), strict=True)
+        return [self._known[key] for key in shown]
 
     def open(self, name: str) -> None:
         """Open one of the host list for good, as if it had been there from the start.
@@ -90,7 +90,7 @@ class Host:
     def _shows(self, name: str) -> bool:
         base = os.path.basename(name)
         named = base in self._shown or base.startswith("libpython3")
-        return not name or (name.startswith("/") and named)
+        return name.startswith("/") and named
 
 
 @cache
@@ -110,15 +110,37 @@ def _at_start(variable: str) -> str:
     return next((os.fsdecode(e[len(name) :]) for e in entries if e.startswith(name)), "")
 
 
-def _look(at: LinkMap, files: frozenset[str]) -> Resident:
-    name = at.name
-    path = os.path.realpath(name or "/proc/self/exe")
-    names = {path} if not name else {os.path.basename(name), name, path}
-    return Resident(path, at, at.bias, frozenset(names), path not in files)
+def _look(found: Sequence[tuple[int, str]]) -> list[Resident]:
+    """Objects by address and name of their link maps.  Raises `LinkError` ``live/no-host``."""
+    paths = [os.path.realpath(name or "/proc/self/exe") for _, name in found]
+    # First the identities: what is at a path when the mappings are read was there before.
+    identities = [_identity(path) for path in paths]
+    files = _mapped_files()
+    made = []
+    for (address, name), path, identity in zip(found, paths, identities, strict=True):
+        at = LinkMap(address)
+        names = {path} if not name else {os.path.basename(name), name, path}
+        same = identity if path in files else None
+        made.append(Resident(path, at, at.bias, frozenset(names), same))
+    return made
+
+
+def _identity(path: str) -> FileIdentity | None:
+    try:
+        return identity_of(os.stat(path))
+    except OSError:
+        return None
 
 
 def _mapped_files() -> frozenset[str]:
     """The paths of all files that are mapped; those of replaced ones have an addition (proc(5))."""
-    with open("/proc/self/maps", "rb") as file:
-        lines = (line.rstrip(b"\n").split(None, 5) for line in file)
-        return frozenset(os.fsdecode(fields[5]) for fields in lines if len(fields) == 6)
+    try:
+        with open("/proc/self/maps", "rb") as file:
+            lines = [line.rstrip(b"\n").split(None, 5) for line in file]
+    except OSError as error:
+        raise LinkError(
+            "live/no-host",
+            f"the process cannot read what it has mapped: {error}",
+            help="the live target needs /proc",
+        ) from None
+    return frozenset(os.fsdecode(fields[5]) for fields in lines if len(fields) == 6)

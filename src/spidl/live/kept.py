@@ -30,7 +30,7 @@ from spidl.link.writes import Write
 from spidl.live import process
 from spidl.live.commit import owner
 from spidl.live.host import Resident
-from spidl.live.loading import Loading
+from spidl.live.loading import ORIGIN, Loading
 from spidl.live.namespace import Namespace
 from spidl.live.shell import ShellImage
 from spidl.live.store import open_files
@@ -57,31 +57,33 @@ def key_of(wanted: str, namespace: Namespace) -> tuple[str, bytes] | None:
         return None
     folders = os.environ.get("LD_LIBRARY_PATH")
     try:
-        folder = os.getcwd() if folders or "/" in wanted else ""
+        folder = os.getcwd() if folders else ""
         own = [identified(resident.path) for resident in namespace.process.residents()]
     except OSError:
         return None
-    text = json.dumps([wanted, sorted(namespace.shared), folders, folder, supported_levels(), own])
+    text = json.dumps(
+        [wanted, sorted(namespace.process.names), folders, folder, supported_levels(), own]
+    )
     digest = hashlib.sha256(os.fsencode(text)).digest()
     return f"load-{digest[:16].hex()}", digest.ljust(KEY, b"\0")
 
 
 def find(name: str, key: bytes) -> Record | None:
     """The record that was kept."""
-    disk = open_files().disk
-    return None if disk is None else disk.read(name, key)
+    loads = open_files().loads
+    return None if loads is None else loads.read(name, key)
 
 
 def keep(loading: Loading, name: str, key: bytes, began: int) -> None:
     """Keep a load that has not run yet; ``began`` is when it did, in nanoseconds since 1970."""
-    disk = open_files().disk
-    if disk is None:
+    loads = open_files().loads
+    if loads is None:
         return
     try:
         record = describe(loading, began)
-    except NotKept:
+    except (NotKept, OSError):
         return
-    disk.write(name, key, record)
+    loads.write(name, key, record)
 
 
 def identified(path: str) -> list[Any]:
@@ -126,6 +128,7 @@ class _Description:
             "residents": [identified(resident.path) for resident in residents],
             "inputs": self._inputs(began),
             "absent": list(self.link.absent),
+            "folder": self._folder(),
             "opened": loading.residents.opened,
             "wanted": self.members.index(loading.wanted()),
             "members": [self._member(number) for number in range(len(self.members))],
@@ -138,14 +141,14 @@ class _Description:
 
     def _bases(self, residents: Sequence[Resident]) -> I64:
         """The base of each object of the link, by its number."""
-        places = {resident.bias: number for number, resident in enumerate(residents)}
-        members = {member.bias: number for number, member in enumerate(self.members)}
+        places = {resident.map.address: number for number, resident in enumerate(residents)}
         found = np.full(len(self.link.objects), -1, np.int64)
         for dso in self.link.objects[1:]:
-            if dso.bias in members:
-                found[dso.number] = members[dso.bias]
-            elif dso.bias in places:
-                found[dso.number] = len(members) + places[dso.bias]
+            present = self.loading.residents.of(dso)
+            if present is None:
+                found[dso.number] = self.members.index(self.loading.placed(dso))
+            elif present.member is None and present.handle in places:
+                found[dso.number] = len(self.members) + places[present.handle]
             else:
                 raise NotKept
         return found
@@ -160,6 +163,17 @@ class _Description:
             if now != flat(then) or began - now[-1] < _TICK:
                 raise NotKept
         return found
+
+    def _folder(self) -> str | None:
+        """The working folder, where a member names something relative to it."""
+        for member in self.members:
+            assert member.file is not None, "it was linked just now"
+            needs, paths = member.file.needed, (member.file.rpath, member.file.runpath)
+            named = [need for need in needs if "/" in need]
+            named += [folder for path in paths if path for folder in path.split(":")]
+            if not all(name.startswith("/") or ORIGIN.match(name) for name in named):
+                return self.link.environment.folder
+        return None
 
     # -- words -----------------------------------------------------------------------------------
 

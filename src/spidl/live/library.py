@@ -82,6 +82,7 @@ def load(
     if "/" in name and namespace.root is None:
         name = os.path.abspath(name)
     with lock:
+        namespace.sweep()  # somebody may have given back a reference by dlclose
         loaded = _load(name, namespace, modules)
         namespace.members += loaded.members
         _kept.add(namespace)
@@ -101,12 +102,12 @@ def _load(name: str, namespace: Namespace, modules: Sequence[str | Module]) -> C
         loading.prepare()
         loading.lay()
         loading.bind()
+        if kept is not None:
+            keep(loading, *kept, began)
         loading.initialise()
     except BaseException:
         loading.undo()
         raise
-    if kept is not None:
-        keep(loading, *kept, began)
     return loading
 
 
@@ -242,12 +243,14 @@ class Library:
             if self.is_closed:
                 return
             self.is_closed = True
-            for ref in self._functions:
-                function = ref()
-                if function is not None:
-                    _disable(function, self.path)
-            self._functions.clear()
-            self._loaded.undo()
+            try:
+                for ref in self._functions:
+                    function = ref()
+                    if function is not None:
+                        _disable(function, self.path)
+                self._functions.clear()
+            finally:
+                self._loaded.undo()
             self._namespace.sweep()
             if not self._namespace.members:
                 _kept.discard(self._namespace)

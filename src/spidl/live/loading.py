@@ -8,6 +8,7 @@ as it was.  `spidl.live.load` takes them all; a domain stops between them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from functools import cache, cached_property, lru_cache
 
@@ -40,6 +41,8 @@ from spidl.modules.gnu.search import CACHE, CACHE_PATH
 from spidl.registry import Configuration, load_modules
 
 _ROOT = "(this process)"
+ORIGIN = re.compile(r"\$(?:ORIGIN\b|\{ORIGIN\})")
+"""The folder of the object that has it in a library path (ld.so(8))."""
 
 
 def make_modules(extra: Sequence[str | Module]) -> list[Module]:
@@ -81,7 +84,7 @@ class Loading(Commit):
         self.link = Link(
             _root(wanted, self.residents.linker),
             [first, second, Live(self), *others],
-            Environment(_variables(), _folder()),
+            Environment(_variables(), working_folder()),
             store=open_files(),
         )
 
@@ -94,10 +97,14 @@ class Loading(Commit):
         assert dso is not None, "it was collected"
         present = self.residents.of(dso)
         if present is None:
-            return self._placed[dso.number]
+            return self.placed(dso)
         if present.member is None:
             raise _shared(dso)
         return present.member
+
+    def placed(self, dso: Dso) -> Member:
+        """The library that this load brings for an object of the link."""
+        return self._placed[dso.number]
 
     # -- the steps -------------------------------------------------------------------------------
 
@@ -244,7 +251,7 @@ class Loading(Commit):
         """Load, for a private object: where glibc put its shell."""
         if not self._placed:
             self._open_shells()
-        member = self._placed[dso.number]
+        member = self.placed(dso)
         member.parts = segments.mappings(dso, member.bias, link.by)
         segments.map_segments(member.outline, member.bias, member.parts)
         return Placement(member.bias, member.parts)
@@ -278,8 +285,8 @@ class Loading(Commit):
                 self._placed[dso.number] = member
                 self.order.append(member)
         for dso in new:
-            self._placed[dso.number].uses += self._needed(dso)
-        self.members = [self._placed[dso.number] for dso in new]
+            self.placed(dso).uses += self._needed(dso)
+        self.members = [self.placed(dso) for dso in new]
 
     def _needed(self, dso: Dso) -> list[Member]:
         """The private libraries that an object's DT_NEEDED entries are."""
@@ -325,11 +332,15 @@ def _library_cache(*identity: int) -> dict[str, str]:
 def _variables() -> dict[str, str]:
     """What steers the search for libraries."""
     path = os.environ.get("LD_LIBRARY_PATH")
-    return {} if path is None else {"LD_LIBRARY_PATH": path}
+    if path is None:
+        return {}
+    # The object that stands for the process in a link has no folder.
+    origin = os.path.dirname(os.path.realpath("/proc/self/exe"))
+    return {"LD_LIBRARY_PATH": ORIGIN.sub(lambda _: origin, path)}
 
 
-def _folder() -> str:
+def working_folder() -> str:
     try:
         return os.getcwd()
-    except FileNotFoundError:  # somebody removed it
+    except OSError:  # somebody removed it, or it cannot be reached any more
         return "/"

@@ -238,7 +238,7 @@ class Member:
     def is_mapped(self) -> bool:
         """Whether glibc still has it."""
         handle = self.shell.handle
-        return any(
+        return self.shell.is_latest and any(
             at.address == handle and (not self.is_shown or at.name == self.shown)
             for at in process.link_maps()
         )

@@ -21,6 +21,7 @@ from spidl.link.actions import Protection
 from spidl.link.memory import U8
 
 RTLD_NOW = 2
+_RTLD_NOLOAD, _RTLD_NODELETE = 4, 0x1000
 RTLD_DEEPBIND = 8
 _RTLD_DI_TLS_MODID, _RTLD_DI_TLS_DATA = 9, 10
 _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 2, 16, 32
@@ -112,6 +113,13 @@ def open_object(path: bytes, flags: int = RTLD_NOW) -> int:
         raise OSError((_dlerror() or b"dlopen failed").decode(errors="replace"))
     found: int = handle
     return found
+
+
+def keep_object(path: bytes) -> None:
+    """Never unmap an object that glibc has under this name; nothing is opened."""
+    handle = _dlopen(path, RTLD_NOW | _RTLD_NOLOAD | _RTLD_NODELETE)
+    if handle:
+        _dlclose(handle)
 
 
 def close_object(handle: int) -> None:

@@ -25,6 +25,7 @@ from spidl.live import process, segments
 from spidl.live.commit import Commit, Indirect, ShownPaths
 from spidl.live.host import Resident
 from spidl.live.kept import DESCRIPTOR, MODULE, identified
+from spidl.live.loading import working_folder
 from spidl.live.members import Answers, Member
 from spidl.live.namespace import Namespace
 from spidl.live.outline import Outline
@@ -32,6 +33,8 @@ from spidl.live.shell import Shell, ShellImage, new_soname, open_image, tell_deb
 from spidl.live.tls import OFFSET, Slot, static_offset
 
 _BY = Provenance("load", "live", "a kept load")
+_offset = cache(static_offset)
+"""Of the process's own objects, which all stay."""
 
 
 def still_holds(record: Record, namespace: Namespace) -> list[Resident] | None:
@@ -44,6 +47,8 @@ def still_holds(record: Record, namespace: Namespace) -> list[Resident] | None:
         if any(identified(entry[0]) != entry for entry in values["inputs"]):
             return None
         if any(os.path.exists(path) for path in values["absent"]):
+            return None
+        if values["folder"] not in (None, working_folder()):
             return None
         for name in values["opened"]:
             namespace.process.open(name)
@@ -182,7 +187,11 @@ class Replay(Commit):
                 shell = self.members[base].shell
                 value += shell.slot(OFFSET)
             else:
-                value += _offset(handle)
+                offset = _offset(handle)
+                if offset is None:  # this process has opened later what was there at the start
+                    path = self._residents[base - len(self.members)].path
+                    raise segments.changed(path, "its thread-local storage is not static here")
+                value += offset
         process.write_word(address, value)
 
     def _tell(self, number: int, member: Member, paths: Sequence[str]) -> None:
@@ -200,14 +209,6 @@ class Replay(Commit):
             none = np.full(len(symbol), -1, np.int64)
             member.answers.append(Answers(symbol, provider, values, none, paths))
         member.show()
-
-
-@cache
-def _offset(handle: int) -> int:
-    """`static_offset` of one of the process's own objects, which all stay."""
-    found = static_offset(handle)
-    assert found is not None, "it was static, and the file is the same"
-    return found
 
 
 def _outline(found: dict[str, Any]) -> Outline:

@@ -22,6 +22,7 @@ import ctypes
 import itertools
 import os
 import struct
+import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ _DYN = struct.Struct("<qQ")
 _VERDEF, _VERDAUX = 20, 8
 _serials = itertools.count(int.from_bytes(os.urandom(5), "little"))
 """They begin anywhere: another copy of this package may be in the process."""
+_latest: weakref.WeakValueDictionary[int, Shell] = weakref.WeakValueDictionary()
+"""The shell that was opened last with a handle."""
 _Row = tuple[int, int, int, int, int, int, int, int]
 
 
@@ -79,7 +82,7 @@ class ShellImage:
         return self.parts[-1][0]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Shell:
     """An open shell: ``handle`` is dlopen's."""
 
@@ -91,9 +94,17 @@ class Shell:
     """Run-time addresses of the TLS slots."""
     closed: bool = field(default=False)
 
+    def __post_init__(self) -> None:
+        _latest[self.handle] = self
+
     @property
     def map(self) -> LinkMap:
         return LinkMap(self.handle)
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether no later shell has its handle: glibc uses the memory of closed ones again."""
+        return _latest.get(self.handle) is self
 
     @property
     def start(self) -> int:
@@ -194,10 +205,10 @@ def tell_debugger() -> None:
 
     It looks when glibc opens an object, and `LinkMap.show` comes after that.
     """
-    with open("/proc/self/status", "rb") as status:
-        if b"\nTracerPid:\t0\n" in status.read():
-            return
-    with suppress(LinkError):  # the debugger looks at the next occasion
+    with suppress(LinkError, OSError):  # the debugger looks at the next occasion
+        with open("/proc/self/status", "rb") as status:
+            if b"\nTracerPid:\t0\n" in status.read():
+                return
         process.close_object(open_bundle(()))
 
 

@@ -8,12 +8,19 @@ from contextlib import suppress
 from functools import cache
 
 from spidl.cache.objects import Objects as Disk
+from spidl.cache.records import Records
 from spidl.cache.store import cache_folder
 from spidl.diagnostics import LinkError
 from spidl.elf import ElfFile
 from spidl.link.objects import Objects
 
 _Identity = tuple[int, ...]
+
+
+class Loads(Records):
+    """Loads that were kept: what they hold depends on the code here, too."""
+
+    makers = (*Disk.makers, "live")
 
 
 class OpenFiles(Objects):
@@ -23,11 +30,13 @@ class OpenFiles(Objects):
     """
 
     def __init__(self) -> None:
-        self.disk: Disk | None = None
-        """The user's cache folder, None where there is no home."""
+        self.loads: Loads | None = None
+        """Those of the user's cache folder, None where there is no home."""
+        disk = None
         with suppress(LinkError):
-            self.disk = Disk(cache_folder())
-        super().__init__(self.disk)
+            folder = cache_folder()
+            disk, self.loads = Disk(folder), Loads(folder)
+        super().__init__(disk)
         self._files: weakref.WeakValueDictionary[_Identity, ElfFile] = weakref.WeakValueDictionary()
         self._lasting: dict[_Identity, ElfFile] = {}
 
