@@ -54,7 +54,8 @@ class Native:
 
 BOOT = Native(
     "boot", "spidl/targets/exec/boot.elf",
-    ("start.S", "shims.S", "boot.c", "check.c", "fail.c", "table.c"), ("-Wl,-T,boot.ld",),
+    ("start.S", "shims.S", "boot.c", "check.c", "fail.c", "report.c", "table.c"),
+    ("-Wl,-T,boot.ld",),
 )  # fmt: skip
 LAUNCHER = Native(
     "launcher", "spidl/bin/spidl",

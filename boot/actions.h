@@ -21,7 +21,8 @@ enum {
     SPIDL_KIND_CALL = 8,
     SPIDL_KIND_IDENTITY = 9,
     SPIDL_KIND_JUMP = 10,
-    SPIDL_KIND_LAST = 10,
+    SPIDL_KIND_REPORT = 11,
+    SPIDL_KIND_LAST = 11,
 };
 
 enum {
@@ -186,5 +187,17 @@ struct spidl_ranges {
 _Static_assert(sizeof(struct spidl_ranges) == 32, "ranges");
 _Static_assert(offsetof(struct spidl_ranges, code) == 0, "ranges");
 _Static_assert(offsetof(struct spidl_ranges, data) == 16, "ranges");
+
+struct spidl_origin {
+    uint64_t start;
+    uint64_t end;
+    uint32_t name;
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct spidl_origin) == 24, "origin");
+_Static_assert(offsetof(struct spidl_origin, start) == 0, "origin");
+_Static_assert(offsetof(struct spidl_origin, end) == 8, "origin");
+_Static_assert(offsetof(struct spidl_origin, name) == 16, "origin");
+_Static_assert(offsetof(struct spidl_origin, reserved) == 20, "origin");
 
 #endif

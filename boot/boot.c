@@ -164,18 +164,42 @@ static void identity(const struct start *start, const struct spidl_action *actio
     set_mm(start, at(start->table, action->array));
 }
 
-static struct finding filter(struct start *start, const struct spidl_action *action)
+static struct finding filter(const struct spidl_header *table, const struct spidl_action *action)
 {
     struct kernel_fprog program;
     program.length = (uint16_t)action->count;
-    program.filter = at(start->table, action->array);
-    /* A filter outlives execve, and must never be left out: from here on a failure is final. */
-    start->policy = 1;
+    program.filter = at(table, action->array);
     int64_t error = system_call(SYS_PRCTL, PR_SET_NO_NEW_PRIVS_, 1, 0, 0, 0, 0);
     if (!error)
         error = system_call(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER_, action->value[0],
                             number_of(&program), 0, 0, 0);
     return error ? failed("cannot install the filter", 0, error) : failed(0, 0, 0);
+}
+
+static struct finding handle_stops(void)
+{
+    int64_t error = report();
+    return error ? failed("cannot handle SIGSYS", 0, error) : failed(0, 0, 0);
+}
+
+/* The filters that wait for the program's entry; gives where that is. Constructors may have taken
+   SIGSYS meanwhile. */
+uint64_t spidl_enter(const struct spidl_header *table)
+{
+    const struct spidl_action *action = at(table, table->actions);
+    uint64_t entry = 0;
+    for (uint32_t i = 0; i < table->action_count; i++, action++) {
+        struct finding found = {0, 0, 0};
+        if (action->kind == SPIDL_KIND_REPORT)
+            found = handle_stops();
+        if (action->kind == SPIDL_KIND_FILTER && action->value[1]) {
+            found = filter(table, action);
+            entry = action->value[1];
+        }
+        if (found.reason)
+            die("policy", found.reason, found.detail, found.error, STATUS_REFUSED);
+    }
+    return entry;
 }
 
 static struct finding perform(struct start *start, const struct spidl_action *action)
@@ -205,7 +229,11 @@ static struct finding perform(struct start *start, const struct spidl_action *ac
             return failed("cannot protect", 0, error);
         break;
     case SPIDL_KIND_FILTER:
-        return filter(start, action);
+        /* It outlives execve, and must never be left out: from here on a failure is final. */
+        start->policy = 1;
+        return action->value[1] ? failed(0, 0, 0) : filter(start->table, action);
+    case SPIDL_KIND_REPORT:
+        return handle_stops();
     case SPIDL_KIND_CALL:
         start->called = 1;
         machine_call(value[0], start->stack[0], start->argv, start->envp);

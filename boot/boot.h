@@ -4,6 +4,29 @@
 
 #include "common.h"
 
+/* Signals, for report.c. */
+enum { SIGSYS_ = 31, SI_SECCOMP_ = 1 };
+enum { SA_SIGINFO_ = 4, SA_RESTORER_ = 0x04000000, SA_ONSTACK_ = 0x08000000 };
+enum { UCONTEXT_RSP = 160 };
+
+struct kernel_sigaction {
+    void (*handler)(void);
+    uint64_t flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+/* siginfo_t of a SIGSYS that a filter sent. */
+struct kernel_siginfo {
+    int32_t signal, error, code, pad;
+    uint64_t address; /* behind the instruction that made the call */
+    int32_t number;
+    uint32_t arch;
+};
+
+/* Hidden, so that its address is taken relative to the code. */
+__attribute__((visibility("hidden"))) void spidl_sigsys(void);
+
 /* What the kernel gave this process, and how far boot has come. */
 struct start {
     const struct spidl_header *table;
@@ -29,6 +52,8 @@ struct finding {
     int64_t error; /* a negative errno, or 0 */
 };
 
+enum { STATUS_REFUSED = 126, STATUS_BROKEN = 127 };
+
 struct finding check(const struct start *start, const struct spidl_action *action);
 int64_t stat_path(const char *path, struct kernel_stat *now);
 uint64_t aux_value(const struct start *start, uint64_t type);
@@ -39,6 +64,12 @@ _Noreturn void fail(const struct start *start, struct finding finding);
 _Noreturn void die(const char *code, const char *text, const char *detail, int64_t number,
                    int status);
 
+/* Make `spidl_sigsys` the handler of SIGSYS; a negative errno, or 0. */
+int64_t report(void);
+
+uint64_t spidl_enter(const struct spidl_header *table);
+_Noreturn void spidl_stopped(int signal, const struct kernel_siginfo *info, const char *context,
+                             const struct spidl_header *table);
 _Noreturn void spidl_boot(uint64_t *stack, const struct spidl_header *table, const void *code);
 
 static inline const void *at(const struct spidl_header *table, uint32_t offset)

@@ -1,7 +1,6 @@
 /* When the image cannot be used: the plain way, or a message and the end. */
 #include "boot.h"
 
-enum { STATUS_REFUSED = 126, STATUS_BROKEN = 127 };
 static void add_finding(struct line *line, const struct finding *finding, char *digits)
 {
     add(line, finding->reason);

@@ -122,9 +122,17 @@ int64_t system_call(int64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t
         const struct kernel_iovec *part = (const struct kernel_iovec *)b;
         REQUIRE(a == 2);
         for (uint64_t i = 0; i < c; i++)
-            REQUIRE(strlen(part[i].start) == part[i].length);
+            REQUIRE(!memchr(part[i].start, 0, part[i].length));
         return 0;
     }
+    case SYS_WRITE:
+        REQUIRE(a == 2 && memchr((const char *)b, 0, c) == 0);
+        return 0;
+    case SYS_RT_SIGACTION:
+        REQUIRE(a == SIGSYS_ && ((const struct kernel_sigaction *)b)->handler == spidl_sigsys);
+        return fails ? -22 : 0;
+    case SYS_X32:
+        return 0;
     case SYS_EXECVE:
         require_text(a);
         REQUIRE(table_accepted && !file_open);
@@ -139,7 +147,7 @@ int64_t system_call(int64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t
         plain_ways++;
         return -ENOENT_;
     case SYS_EXIT_GROUP:
-        REQUIRE(!file_open && (a == 126 || a == 127));
+        REQUIRE(!file_open && (a == 126 || a == 127 || a == 128 + SIGSYS_));
         deaths++;
         longjmp(finished, 1);
     case SPIDL_CALL_ARCH_PRCTL:
@@ -180,6 +188,33 @@ void spidl_jump(uint64_t *stack, uint64_t target, uint64_t rax, uint64_t rdx)
     longjmp(finished, 1);
 }
 
+void spidl_sigsys(void)
+{
+}
+
+/* What happens behind the jump: filters that wait for the entry, calls that they stop. */
+static void enter_and_stop(void)
+{
+    static uint64_t pages[2 * SPIDL_PAGE / 8] __attribute__((aligned(SPIDL_PAGE)));
+    char context[UCONTEXT_RSP + 8];
+    struct kernel_siginfo info = {SIGSYS_, 0, next() % 4 != 0, 0, 0, 0, 0};
+    const struct spidl_action *action = at(table, table->actions);
+    for (uint32_t i = 0; i < table->action_count; i++, action++)
+        if (action->kind == SPIDL_KIND_REPORT && action->count) {
+            const struct spidl_origin *origin = at(table, action->array);
+            for (size_t word = 0; word < sizeof pages / 8; word++)
+                pages[word] = origin[next() % action->count].start + next() % 64;
+            info.address = origin[next() % action->count].end - next() % 64;
+        }
+    info.number = (int32_t)(next() % 512);
+    uint64_t stack = number_of(pages) + next() % SPIDL_PAGE;
+    memcpy(context + UCONTEXT_RSP, &stack, 8);
+    if (setjmp(finished) == 0) {
+        spidl_enter(table);
+        spidl_stopped(SIGSYS_, &info, context, table);
+    }
+}
+
 static void start_one(const void *data, size_t size)
 {
     static char arguments[] = "image", plain[] = "SPIDL_VERBOSE=1";
@@ -204,6 +239,8 @@ static void start_one(const void *data, size_t size)
     table_accepted = table_fault(table, number_of(table), &index) == 0;
     if (setjmp(finished) == 0)
         spidl_boot(stack, table, table);
+    if (table_accepted)
+        enter_and_stop();
     free(copy);
 }
 

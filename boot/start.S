@@ -37,4 +37,24 @@ spidl_jump:
     cld
     jmp *-8(%rsp)
 
+/* Where the program is entered behind its libraries' constructors, if a filter waits for that: the
+   kernel's stack, and rdx for the program. */
+    .globl spidl_late
+    .type spidl_late, @function
+spidl_late:
+    pushq %rdx
+    subq $8, %rsp
+    leaq spidl_table(%rip), %rdi
+    call spidl_enter
+    addq $8, %rsp
+    popq %rdx
+    jmp *%rax
+
+/* The handler of SIGSYS. */
+    .globl spidl_sigsys
+    .type spidl_sigsys, @function
+spidl_sigsys:
+    leaq spidl_table(%rip), %rcx
+    jmp spidl_stopped
+
     .section .note.GNU-stack, "", @progbits

@@ -8,11 +8,13 @@
 
 /* x86-64 system call numbers. */
 enum {
+    SYS_WRITE = 1,
     SYS_CLOSE = 3,
     SYS_FSTAT = 5,
     SYS_MMAP = 9,
     SYS_MPROTECT = 10,
     SYS_BRK = 12,
+    SYS_RT_SIGACTION = 13,
     SYS_WRITEV = 20,
     SYS_MSYNC = 26,
     SYS_EXECVE = 59,
@@ -23,6 +25,7 @@ enum {
     SYS_NEWFSTATAT = 262,
     SYS_PRLIMIT64 = 302,
     SYS_SECCOMP = 317,
+    SYS_X32 = 0x40000000, /* a number of the x32 architecture, which no filter of ours allows */
 };
 
 enum { EACCES_ = 13, EEXIST_ = 17, ENOTDIR_ = 20, ENOENT_ = 2 };

@@ -157,6 +157,25 @@ static const char *thread_fault(const struct spidl_action *action)
     }
 }
 
+static const char *report_fault(const struct spidl_header *table, const struct spidl_action *action)
+{
+    if (action->what != 0 && action->what != SYS_WRITE && action->what != SYS_WRITEV)
+        return "bad report";
+    if (action->value[0] > UINT32_MAX || action->value[1] > UINT32_MAX ||
+        !array_fits(table, (uint32_t)action->value[0], (uint32_t)action->value[1], 4, 4) ||
+        !array_fits(table, action->array, action->count, sizeof(struct spidl_origin), 8))
+        return "array outside the table";
+    const uint32_t *name = at(table, (uint32_t)action->value[0]);
+    for (uint64_t i = 0; i < action->value[1]; i++)
+        if (!text_fits(table, name[i]))
+            return "string outside the table";
+    const struct spidl_origin *origin = at(table, action->array);
+    for (uint32_t i = 0; i < action->count; i++)
+        if (!text_fits(table, origin[i].name))
+            return "string outside the table";
+    return 0;
+}
+
 static const char *action_fault(const struct spidl_header *table, const struct spidl_action *action)
 {
     switch (action->kind) {
@@ -179,7 +198,11 @@ static const char *action_fault(const struct spidl_header *table, const struct s
         if (!pages_in_spans(table, action->value[0], action->value[1]))
             return "address outside the spans";
         return action->what <= 7 ? 0 : "bad protection";
+    case SPIDL_KIND_REPORT:
+        return report_fault(table, action);
     case SPIDL_KIND_FILTER:
+        if (action->value[1] && !is_function(action->value[1]))
+            return "bad function address";
         if (action->count == 0 || action->count > FILTER_INSTRUCTIONS ||
             (action->value[0] & ~(uint64_t)FILTER_FLAGS))
             return "bad filter";

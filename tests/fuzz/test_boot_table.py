@@ -23,9 +23,11 @@ from spidl.link.actions import (
     Identity,
     Jump,
     MapFile,
+    Origin,
     Patch,
     Protect,
     Protection,
+    Report,
     Segment,
     SetThread,
     TableFlag,
@@ -65,6 +67,10 @@ WORK: tuple[Action, ...] = (
     Protect(AREA, 0x2000, Protection.READ),
     Identity(AREA + 64, 9, 0, AREA + 0x100, b"/usr/bin/program", (AREA, AREA + 1), (AREA, AREA)),
     Filter(bytes(8) + b"\x06\0\0\0\0\0\xff\x7f", 2),
+    Filter(bytes(8), 1, 0x40_0000),
+    Report(
+        (Origin(AREA, AREA + 64, b"libc.so.6"), Origin(0, 9, b"")), (b"read", b"", b"x" * 900), 20
+    ),
     Call(0x40_0000),
 )
 

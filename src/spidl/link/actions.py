@@ -30,13 +30,15 @@ class Kind(IntEnum):
     PROTECT = 6
     """mprotect pages whose content is final."""
     FILTER = 7
-    """Install a seccomp filter (sets no_new_privs)."""
+    """Install a seccomp filter (sets no_new_privs), now or where the program is entered."""
     CALL = 8
     """Call a function with (argc, argv, envp): a constructor."""
     IDENTITY = 9
     """Tell the kernel, the auxiliary vector and debuggers about the program, not the image."""
     JUMP = 10
     """Enter the program or its run-time linker; the last action."""
+    REPORT = 11
+    """Say which call a filter stopped (SIGSYS), and die of it."""
 
 
 class Check(IntEnum):
@@ -231,10 +233,37 @@ class Protect:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """``program`` is an array of struct sock_filter, 8 bytes each; ``flags`` are seccomp(2)'s."""
+    """``program`` is an array of struct sock_filter, 8 bytes each; ``flags`` are seccomp(2)'s.
+
+    With ``entry``, the address of the program's first instruction, it is installed when that is
+    reached: behind the constructors that the run-time linker calls.
+    """
 
     program: bytes
     flags: int = 0
+    entry: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Code by the name of its object: [start, end) are run-time addresses."""
+
+    start: int
+    end: int
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Of what the handler of SIGSYS tells: the code that may have made the call, in any order, and
+    names of system calls by number, empty where there is none.
+
+    ``call`` is writev or write, the one that the filter lets it use; 0: it says nothing.
+    """
+
+    origins: tuple[Origin, ...]
+    names: tuple[bytes, ...]
+    call: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +308,7 @@ Action = (
     | SetThread
     | Protect
     | Filter
+    | Report
     | Call
     | Identity
     | Jump

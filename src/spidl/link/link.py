@@ -87,7 +87,7 @@ class Link:
         self.history: list[PassRun] = []
         self.bindings: list[Bindings] = []
         self.actions: list[Action] = []
-        self._objects = store if isinstance(store, Objects) else Objects(store)
+        self.files = store if isinstance(store, Objects) else Objects(store)
         self._mediator = Mediator(self)
         self._names: dict[str, Dso] = {}
         self._by_inode: dict[tuple[int, int], Dso] = {}
@@ -152,7 +152,7 @@ class Link:
                 self._run(RELOCATE.name, registered, dso, dso, self)
         self._post(POST_RELOCATE)
         self.space.seal("writes")
-        self._objects.keep(dso.file for dso in self.objects)
+        self.files.keep(dso.file for dso in self.objects)
 
     def protect(self) -> None:
         """Final permissions."""
@@ -358,7 +358,7 @@ class Link:
                 help="install the package that has it, or set LD_LIBRARY_PATH to its folder",
             )
         by = None if loader is None else f"{loader.path} ({need.because})"
-        file = self._objects.open(need.path, by)
+        file = self.files.open(need.path, by)
         assert file.stat is not None
         inode = (file.stat.st_dev, file.stat.st_ino)
         known = self._by_inode.get(inode)

@@ -25,9 +25,11 @@ from spidl.link.actions import (
     Identity,
     Jump,
     MapFile,
+    Origin,
     Patch,
     Protect,
     Protection,
+    Report,
     Segment,
     SetThread,
     ThreadCall,
@@ -42,6 +44,7 @@ READ = Protection.READ
 
 
 DIFFERS = CheckAuxv(6, 1)
+REPORT = Report((Origin(0, 1, b"a"),), (b"read",), 20)
 EVERY: tuple[Action, ...] = (
     CheckEnvironment((b"LD_A=1",)),
     CheckCpuid(0, 0, (0,) * 4, (0,) * 4),
@@ -52,11 +55,12 @@ EVERY: tuple[Action, ...] = (
     Patch((Word(FREE, Anchor.STACK, 0),)),
     Filter(bytes(8)),
     Identity(0, 0, 0, 0, b"/a", (0, 0), (0, 0)),
+    REPORT,
 )
 USES = {  # the offsets that each of EVERY follows
     0: ("array", "count"), 1: ("array", "count"), 2: ("array", "count"), 3: ("path", "identity"),
     4: ("path",), 5: ("array", "count", "path", "identity"), 6: ("array", "count"),
-    7: ("array", "count"), 8: ("array", "count", "path"),
+    7: ("array", "count"), 8: ("array", "count", "path"), 9: ("array", "count"),
 }  # fmt: skip
 
 
@@ -142,6 +146,10 @@ def test_a_span_that_is_no_span_or_holds_boot(tiny: Tiny, span: tuple[int, int])
         (SetThread(ThreadCall.ARCH_PRCTL, (0x1002, 0, 0, 0)), 0, 0x1003, "bad arch_prctl"),
         (CheckVdso(0, b"\x7fELF"), 0, (1 << 64) - 1, "bytes outside the vDSO's first page"),
         (Filter(bytes(8)), 0, 8, "bad filter"),
+        (Filter(bytes(8)), 1, 1, "bad function address"),
+        (REPORT, 0, 1 << 32, "array outside the table"),
+        (REPORT, 1, 1 << 32, "array outside the table"),
+        (REPORT, 1, 1 << 20, "array outside the table"),
     ],
 )
 def test_bad_values(tiny: Tiny, action: Action, value: int, number: int, message: str) -> None:
@@ -158,7 +166,7 @@ def test_a_filter_longer_than_the_kernel_takes(tiny: Tiny) -> None:
     assert malformed(tiny, bytes(table)) == "bad filter"
 
 
-@pytest.mark.parametrize("kind", [0, 11, 0xFFFFFFFF])
+@pytest.mark.parametrize("kind", [0, 12, 0xFFFFFFFF])
 def test_an_unknown_action(tiny: Tiny, kind: int) -> None:
     table = table_of(Call(PROGRAM))
     struct.pack_into("<I", table, HEADER.size + 16 * len(SPANS), kind)

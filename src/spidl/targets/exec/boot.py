@@ -33,6 +33,8 @@ class BootCode:
     """The offset of `_start`, an image's e_entry."""
     table: int
     """The offset at which boot expects the read-only action table: the end of ``code``."""
+    late: int
+    """The offset of `spidl_late`, which installs what waits for the program's entry."""
     shims: dict[str, int] = field(default_factory=dict)
     """C function name to the offset of its shim, entered with r10 = the address of the real
     function and r11 = that of the program's path (see boot/shims.S)."""
@@ -81,6 +83,7 @@ def parse_boot(data: bytes, file: str) -> BootCode:
         code=data[offset : offset + size].ljust(table, b"\0"),
         entry=ehdr[4],
         table=table,
+        late=symbols["spidl_late"],
         shims={
             name.removeprefix(_SHIM): value
             for name, value in symbols.items()

@@ -27,9 +27,11 @@ from spidl.link.actions import (
     Jump,
     Kind,
     MapFile,
+    Origin,
     Patch,
     Protect,
     Protection,
+    Report,
     Segment,
     SetThread,
     TableFlag,
@@ -43,6 +45,7 @@ from spidl.targets.exec.layout import (
     HEADER,
     IDENTITY,
     MAGIC,
+    ORIGIN,
     PAGE,
     RANGES,
     SEGMENT,
@@ -90,6 +93,8 @@ _FILTER_INSTRUCTIONS = 4096
 """BPF_MAXINSNS."""
 _FILTER_FLAGS = 7
 """SECCOMP_FILTER_FLAG_TSYNC, _LOG and _SPEC_ALLOW."""
+_WRITING = (1, 20)
+"""write and writev."""
 _ARCH_SET = (0x1001, 0x1002)
 """ARCH_SET_GS and ARCH_SET_FS."""
 
@@ -199,6 +204,17 @@ class _Decoder:
         _require(what != ThreadCall.ARCH_PRCTL or a in _ARCH_SET, "bad arch_prctl")
         return SetThread(ThreadCall(what), (a, b, c, d))
 
+    def report(self, row: tuple[int, ...]) -> Action:
+        _, call, names, name_count, _, _, array, count, _, _ = row
+        _require(call in (0, *_WRITING), "bad report")
+        origins = tuple(
+            Origin(start, end, self.text(name))
+            for start, end, name, _ in self.rows(ORIGIN, array, count)
+        )
+        raw = self.bytes_at(names, name_count, 4, 4)
+        texts = (self.text(int.from_bytes(raw[i : i + 4], "little")) for i in range(0, len(raw), 4))
+        return Report(origins, tuple(texts), call)
+
     def action(self, row: tuple[int, ...]) -> Action:
         kind, what, a, b, c, d, array, count, path, _ = row
         match kind:
@@ -219,7 +235,9 @@ class _Decoder:
                 return Protect(a, b, Protection(what))
             case Kind.FILTER:
                 _require(0 < count <= _FILTER_INSTRUCTIONS and a <= _FILTER_FLAGS, "bad filter")
-                return Filter(self.bytes_at(array, count, 8, 8), a)
+                return Filter(self.bytes_at(array, count, 8, 8), a, self.function(b) if b else 0)
+            case Kind.REPORT:
+                return self.report(row)
             case Kind.CALL:
                 return Call(self.function(a))
             case Kind.IDENTITY:

@@ -112,5 +112,9 @@ CPUID = Record(
 )
 RANGES = Record("ranges", (("code", "Q", 2), ("data", "Q", 2)))
 """Where the program's code and data start and end, for IDENTITY."""
+ORIGIN = Record(
+    "origin", (("start", "Q", 0), ("end", "Q", 0), ("name", "I", 0), ("reserved", "I", 0))
+)
+"""Code and the offset of its object's name, for REPORT."""
 
-RECORDS = (HEADER, ACTION, SPAN, IDENTITY, SEGMENT, WORD, CPUID, RANGES)
+RECORDS = (HEADER, ACTION, SPAN, IDENTITY, SEGMENT, WORD, CPUID, RANGES, ORIGIN)

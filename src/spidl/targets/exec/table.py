@@ -30,6 +30,7 @@ from spidl.link.actions import (
     MapFile,
     Patch,
     Protect,
+    Report,
     SetThread,
     TableFlag,
 )
@@ -40,6 +41,7 @@ from spidl.targets.exec.layout import (
     HEADER,
     IDENTITY,
     MAGIC,
+    ORIGIN,
     RANGES,
     SEGMENT,
     SPAN,
@@ -126,14 +128,25 @@ class _Encoder:
                 return _record(Kind.SET_THREAD, call, arguments)
             case Protect(address, length, protection):
                 return _record(Kind.PROTECT, protection, (address, length))
-            case Filter(program, flags):
+            case Filter(program, flags, entry):
                 if len(program) % 8:
                     raise LinkError("exec/bad-action", "a filter ends inside an instruction")
                 return _record(
                     Kind.FILTER,
-                    values=(flags,),
+                    values=(flags, entry),
                     array=self.array(program),
                     count=len(program) // 8,
+                )
+            case Report(origins, names, call):
+                rows = [(o.start, o.end, self.text(o.name), 0) for o in origins]
+                array, count = self.records(ORIGIN, rows)
+                texts = b"".join(self.text(name).to_bytes(4, "little") for name in names)
+                return _record(
+                    Kind.REPORT,
+                    call,
+                    (self.array(texts), len(names)),
+                    array=array,
+                    count=count,
                 )
             case Call(function):
                 return _record(Kind.CALL, values=(function,))

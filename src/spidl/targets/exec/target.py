@@ -30,6 +30,7 @@ from spidl.targets.exec.adopt import Adopted, adopt
 from spidl.targets.exec.boot import load_boot
 from spidl.targets.exec.entries import rewrite
 from spidl.targets.exec.guards import input_checks, machine_checks
+from spidl.targets.exec.late import through_boot
 from spidl.targets.exec.origin import find_debug, origin_field
 from spidl.targets.exec.owned import module_mappings, module_protections
 from spidl.targets.exec.selfexe import answer_for_program, refuse_own_way
@@ -122,7 +123,7 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     actions += protects
     actions += module_protections(link)
     actions += adopted.calls
-    actions += link.actions
+    actions += through_boot(link.actions, boot_at + load_boot().late)
     mapped = {file.path.decode(errors="surrogateescape") for file in files}
     return LinkedImage(
         program=root.path,
@@ -228,15 +229,17 @@ def _direct_image(link: Link, layout: Layout) -> LinkedImage:
     )  # fmt: skip
     mapped = tuple(MapFile(p.encode(errors="surrogateescape"), i, tuple(s))
                    for p, (i, s) in files.items())  # fmt: skip
+    boot_at = page_up(link.space.top) + _EXTRA_ROOM
+    actions = through_boot(link.actions, boot_at + load_boot().late)
     return LinkedImage(
         program=root.path,
         pages=tuple(pages),
         files=mapped,
         checks=(CheckAuxv(23, 0), *input_checks(link, set(files))),
-        actions=(identity, *protects, *link.actions),
+        actions=(identity, *protects, *actions),
         inputs=dict(link.inputs),
         absent=tuple(link.absent),
         policy=any(module.policy for module in link.modules),
         debug=0,
-        boot=page_up(link.space.top) + _EXTRA_ROOM,
+        boot=boot_at,
     )
