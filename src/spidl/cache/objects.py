@@ -18,7 +18,7 @@ _IDENTITY = struct.Struct("=5q")
 class Objects(Records):
     """An `ObjectStore`."""
 
-    makers = ("elf", "link", "modules")
+    makers = ("analyse", "elf", "link", "modules")
 
     def find(self, status: os.stat_result) -> Record | None:
         """The record of the file with this status, None where there is none that is valid."""

@@ -1,0 +1,203 @@
+"""Summaries as bytes: a magic, a checksum, and zlib over a line of JSON and columns of numbers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from spidl.analyse.summary import (
+    NUMBERS,
+    VERSION,
+    ByAddress,
+    Classes,
+    Key,
+    Site,
+    Summary,
+)
+from spidl.diagnostics import LinkError, Place
+
+_MAGIC = b"SPIDLSC1"
+_HEAD = struct.Struct("=8sIII")
+"""Magic, the analyser's version, checksum of the rest, its length when unpacked."""
+_LARGEST = 1 << 28
+"""Bytes unpacked; the largest library of a Debian machine has some 20 MB."""
+
+
+def pack(summary: Summary) -> bytes:
+    """The bytes of a summary."""
+    masks, addresses = summary.masks, summary.by_address
+    head = {
+        "build_id": summary.build_id,
+        "soname": summary.soname,
+        "needed": summary.needed,
+        "always": summary.always,
+        "entry": summary.entry,
+        "flags": sorted(summary.flags),
+        "unknown": [[s.vaddr, s.function, s.reason, s.classes] for s in summary.unknown],
+        "imports": len(summary.imports),
+        "classes": len(summary.classes),
+        "exports": len(summary.exports),
+        "addresses": len(addresses),
+        "wrapper_calls": len(masks.wrapper_calls),
+        "wrappers": [[*key, at] for key, at in summary.wrappers.items()],
+    }
+    strings = [part or "" for key in (*summary.imports, *summary.exports) for part in key]
+    columns: list[npt.NDArray[Any]] = [
+        addresses.vaddrs.astype("<u8"),
+        addresses.classes.astype("<u4"),
+        np.array(list(summary.exports.values()), dtype="<u4"),
+        masks.wrapper_calls.astype("<u4"),
+        masks.unknown.astype(np.uint8),
+        masks.syscalls,
+        masks.imports,
+    ]
+    content = b"".join(
+        [
+            json.dumps(head).encode(),
+            b"\n",
+            *(column.tobytes() for column in columns),
+            "\0".join(strings).encode(errors="surrogateescape"),
+        ]
+    )
+    packed = zlib.compress(content, 6)
+    return _HEAD.pack(_MAGIC, summary.version, zlib.crc32(packed), len(content)) + packed
+
+
+def unpack(data: bytes, name: str) -> Summary:
+    """The summary that `pack` made; ``name`` is what the message calls the bytes.
+
+    Raises LinkError ``analyse/summary``.
+    """
+    try:
+        return _unpack(data)
+    except (ValueError, LookupError, TypeError, struct.error, zlib.error, RecursionError) as error:
+        raise LinkError(
+            "analyse/summary",
+            f"not a summary of system calls: {error}",
+            place=Place(name),
+            help="remove it: it is made again from the file that it describes",
+        ) from None
+
+
+class _Columns:
+    """Takes columns off the front of bytes."""
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, dtype: str, *shape: int) -> npt.NDArray[Any]:
+        """Raises ValueError where there is not so much."""
+        count = 1
+        for length in shape:
+            count *= length
+        size = count * np.dtype(dtype).itemsize
+        if size > len(self.data) - self.at:
+            raise ValueError("it is truncated")
+        # Not zero-copy where it would be unaligned.
+        column = np.frombuffer(self.data[self.at : self.at + size], dtype).reshape(shape)
+        self.at += size
+        return column
+
+
+def _unpack(data: bytes) -> Summary:
+    magic, version, checksum, length = _HEAD.unpack_from(data)
+    if magic != _MAGIC:
+        raise ValueError("it starts with other bytes")
+    if version != VERSION:
+        raise ValueError(f"it is of version {version}, this is {VERSION}")
+    packed = data[_HEAD.size :]
+    if zlib.crc32(packed) != checksum or length > _LARGEST:
+        raise ValueError("it is damaged")
+    content = zlib.decompressobj().decompress(packed, length)
+    if len(content) != length:
+        raise ValueError("it is truncated")
+    end = content.index(b"\n")
+    head = json.loads(content[:end])
+    counts = [_count(head[key]) for key in
+              ("imports", "classes", "exports", "addresses", "wrapper_calls")]  # fmt: skip
+    imports, classes, exports, addresses, calls = counts
+    columns = _Columns(memoryview(content)[end + 1 :])
+    by_address = ByAddress(columns.take("<u8", addresses), columns.take("<u4", addresses))
+    of_export = columns.take("<u4", exports)
+    wrapper_calls = columns.take("<u4", calls, 3)
+    unknown = columns.take("u1", classes)
+    masks = Classes(
+        columns.take("u1", classes, NUMBERS // 8),
+        columns.take("u1", classes, -(-imports // 8)),
+        wrapper_calls,
+        unknown.astype(np.bool_),
+    )
+    text = bytes(columns.data[columns.at :]).decode(errors="surrogateescape")
+    parts = text.split("\0") if imports + exports else []
+    if len(parts) != 2 * (imports + exports):
+        raise ValueError("its names are not as many as it says")
+    keys: list[Key] = [(parts[at], parts[at + 1] or None) for at in range(0, len(parts), 2)]
+    _check_members(masks, imports, by_address, of_export)
+    return Summary(
+        build_id=_text(head["build_id"]),
+        soname=_text(head["soname"]),
+        needed=tuple(_text(item) for item in _list(head["needed"])),
+        imports=tuple(keys[:imports]),
+        classes=masks,
+        always=_index(head["always"], classes),
+        entry=None if head["entry"] is None else _index(head["entry"], classes),
+        exports=dict(zip(keys[imports:], of_export.tolist(), strict=True)),
+        addresses=by_address,
+        wrappers={
+            (_text(symbol), None if of is None else _text(of)): _index(at, 6)
+            for symbol, of, at in _list(head["wrappers"])
+        },
+        unknown=tuple(
+            Site(_count(vaddr), _text(function), _text(reason),
+                 tuple(_index(at, classes) for at in _list(reached)))
+            for vaddr, function, reason, reached in _list(head["unknown"])
+        ),
+        flags=frozenset(_text(flag) for flag in _list(head["flags"])),
+        version=version,
+    )  # fmt: skip
+
+
+def _check_members(
+    masks: Classes, imports: int, by_address: ByAddress, of_export: npt.NDArray[Any]
+) -> None:
+    """Every index is of something.  Raises ValueError."""
+    classes = len(masks)
+    indexes = [(of_export, classes), (by_address.classes, classes)]
+    indexes += [(masks.wrapper_calls[:, at], most)
+                for at, most in enumerate((classes, imports, NUMBERS))]  # fmt: skip
+    fine = all(not len(column) or int(column.max()) < most for column, most in indexes)
+    if imports % 8 and classes:
+        fine = fine and int(masks.imports[:, -1].max()) < 1 << imports % 8
+    ascending = bool((by_address.vaddrs[1:] > by_address.vaddrs[:-1]).all())
+    if not fine or not ascending:
+        raise ValueError("it names what it does not have")
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError("a number is missing")
+    return value
+
+
+def _index(value: object, most: int) -> int:
+    if _count(value) >= most:
+        raise ValueError("it names what it does not have")
+    return _count(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a name is missing")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("a list is missing")
+    return value
