@@ -4,6 +4,9 @@ A module is a class with ``register``; see docs/tutorial.md for the first one, a
 modules (spidl/modules) for whole ones: they use nothing but this.
 """
 
+import importlib
+import typing
+
 from spidl.diagnostics import Diagnostic, LinkError, Place, Refusal, Severity
 from spidl.elf import (
     DF,
@@ -19,16 +22,20 @@ from spidl.elf import (
     ElfFile,
     R,
     name_hash,
+    name_hashes,
     relocation_name,
 )
 from spidl.elf.build import build_dso
+from spidl.elf.reader import Load
 from spidl.link.actions import (
     Action,
     Call,
     CallStore,
     Filter,
     Jump,
+    Origin,
     Protection,
+    Report,
     SetThread,
     ThreadCall,
 )
@@ -75,6 +82,23 @@ from spidl.link.symbols import (
     version_of,
 )
 
+if typing.TYPE_CHECKING:
+    from spidl.analyse import Class, Site, Summary, summary_of
+    from spidl.analyse.names import name_of, number_of
+
+_LATE = {
+    **dict.fromkeys(("Class", "Site", "Summary", "summary_of"), "spidl.analyse"),
+    **dict.fromkeys(("name_of", "number_of"), "spidl.analyse.names"),
+}
+"""What only few modules need is imported when one asks for it."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)
+
+
 __all__ = [
     "COLLECT",
     "DF",
@@ -109,6 +133,7 @@ __all__ = [
     "Bindings",
     "Call",
     "CallStore",
+    "Class",
     "Definition",
     "Diagnostic",
     "Dso",
@@ -120,12 +145,14 @@ __all__ = [
     "Jump",
     "Link",
     "LinkError",
+    "Load",
     "LookupClass",
     "Mapping",
     "MemoryObject",
     "Module",
     "Namespace",
     "Need",
+    "Origin",
     "Pipeline",
     "Place",
     "Placement",
@@ -135,10 +162,13 @@ __all__ = [
     "R",
     "Recipe",
     "Refusal",
+    "Report",
     "Requests",
     "Runtime",
     "SetThread",
     "Severity",
+    "Site",
+    "Summary",
     "SymbolRequest",
     "ThreadCall",
     "TlsBlock",
@@ -147,8 +177,12 @@ __all__ = [
     "build_dso",
     "dependency_order",
     "name_hash",
+    "name_hashes",
+    "name_of",
+    "number_of",
     "page_down",
     "page_up",
     "relocation_name",
+    "summary_of",
     "version_of",
 ]

@@ -31,6 +31,7 @@ _OWN = {
     "sysv": ("spidl.modules.sysv", "SystemV"),
     "gnu": ("spidl.modules.gnu", "Gnu"),
     "musl": ("spidl.modules.musl", "Musl"),
+    "seccomp": ("spidl.modules.seccomp", "Seccomp"),
 }
 """Spidl's own entry points again: a link with these alone need not read (for 25 ms) what packages
 are installed."""
