@@ -21,6 +21,7 @@ LONG_FILES: dict[str, str] = {}
 
 ALLOWED = {
     "elf": ("spidl.elf", "spidl.diagnostics"),
+    "analyse": ("spidl.analyse", "spidl.elf", "spidl.files", "spidl.diagnostics"),
     "link": ("spidl.link", "spidl.elf", "spidl.diagnostics"),
     "targets": ("spidl.targets", "spidl.link", "spidl.elf", "spidl.files", "spidl.diagnostics"),
     "live": (
@@ -33,6 +34,9 @@ ALLOWED = {
     ),
     "testing": (
         "spidl.testing", "spidl.modules", "spidl.link", "spidl.elf", "spidl.diagnostics",
+    ),
+    "distribution": (
+        "spidl.distribution", "spidl.analyse", "spidl.elf", "spidl.files", "spidl.diagnostics",
     ),
     "cache": ("spidl.cache", "spidl.files", "spidl.diagnostics"),
 }  # fmt: skip

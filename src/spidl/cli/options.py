@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from spidl import __version__
 from spidl.diagnostics import LinkError
@@ -172,6 +172,55 @@ def _domain(parser: argparse.ArgumentParser) -> None:
     _json(build)
 
 
+def _seccomp(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, prog=parser.prog, parser_class=Parser
+    )  # fmt: skip
+    explain = actions.add_parser(
+        "explain", help="which system calls a program may make, and why one", allow_abbrev=False,
+        description="Which system calls a program may make, and why one.",
+    )  # fmt: skip
+    explain.add_argument("program", metavar="PROG")
+    explain.add_argument("call", nargs="?", metavar="SYSCALL", help="a name, or a number")
+    diff = actions.add_parser(
+        "diff", help="what an update changes, of a program or a library", allow_abbrev=False,
+        description="What an update changes, of a program or a library.",
+    )  # fmt: skip
+    diff.add_argument("old", metavar="OLD")
+    diff.add_argument("new", metavar="NEW")
+    for action in (explain, diff):
+        _json(action)
+        _link(action, layout=False)
+
+
+def _analyse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="*", metavar="FILE", help="a program or shared library")
+    parser.add_argument("--functions", action="store_true", help="a line for each export")
+    parser.add_argument("--embed", action="store_true",
+                        help="put what is found into a copy of the file")  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="COPY", help="the copy's name")
+    _json(parser)
+    _analyse_all(parser)
+
+
+def _analyse_all(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("many files at once, with a store (docs/distribution.md)")
+
+    def add(name: str, metavar: str, help: str, **more: Any) -> None:
+        group.add_argument(name, metavar=metavar, help=help, **more)
+
+    add("--all", "FOLDER", "every ELF file and .deb under FOLDER, as far as it is new",
+        dest="folders", action="append", default=[])  # fmt: skip
+    add("--store", "FILE", "where summaries are kept; a URL for fsspec, such as s3://bucket/folder",
+        default="spidl-analysis.db")  # fmt: skip
+    add("--jobs", "N", "files at a time; one a core", type=int)
+    add("--timeout", "SECONDS", "for one file; 600", type=float)
+    add("--scheduler", "ADDRESS", "of a Dask cluster, which analyses instead of this machine")
+    group.add_argument("--retry", action="store_true", help="files that failed once again")
+    add("--merge", "STORE", "take another store in", action="append", default=[])
+    add("--report", "FILE.html", "write a page about the whole store")
+
+
 COMMANDS = {
     "run": Command("start a program through its linked image (links it first if need be)", _run),
     "build": Command("link a program and write the image to a file", _build),
@@ -186,6 +235,8 @@ COMMANDS = {
     "tree": Command("the libraries a program needs, where each was found and why", _tree),
     "modules": Command("the modules that are installed, and the pipeline", _modules),
     "bench": Command("start times under the system's linker and as an image", _bench),
+    "seccomp": Command("why a program may make a system call; what an update changes", _seccomp),
+    "analyse": Command("the system calls that ELF files can make, by function", _analyse),
     "domain": Command("build code that is linked into a process by permission", _domain),
     "keep": Command("make the link of a program, for the launcher", _keep),
 }
@@ -193,7 +244,7 @@ _GROUPS = (
     ("Start programs", ("run", "build", "enable", "disable", "status")),
     ("Kept images", ("warm", "cache")),
     ("Domains", ("domain",)),
-    ("Understand a link", ("explain", "tree", "modules", "bench")),
+    ("Understand a link", ("explain", "tree", "modules", "analyse", "seccomp", "bench")),
 )
 
 

@@ -1,0 +1,1 @@
+"""System-call summaries of whole distributions: many files, many machines, one store."""
