@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -127,3 +128,11 @@ def words(snapshot: Snapshot, placement: Placement) -> npt.NDArray[np.uint64]:
         if placement.start <= region.address < placement.end
     ]
     return np.concatenate(parts)
+
+
+def children() -> set[str]:
+    """Processes of this one, those that have ended unnoticed included."""
+    found: set[str] = set()
+    for path in glob.glob("/proc/self/task/*/children"):
+        found |= set(Path(path).read_text().split())
+    return found

@@ -47,7 +47,7 @@ def takes_plain_way(tiny: Tiny, *actions: Action, reason: str) -> None:
 
 
 def test_boot_is_small_and_whole_pages(boot: BootCode) -> None:
-    assert len(boot.code) == boot.table <= 8192
+    assert len(boot.code) == boot.table <= 3 * 4096
     assert 0 <= boot.entry < boot.table
 
 
