@@ -21,9 +21,13 @@ lint: setup-test
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy --strict tests/programs tests/survey benchmarks
 
-# Every program of this machine, then real work in a root of another Debian: minutes.
+# Every program of this machine, plainly and under filters, packages' own test suites under filters,
+# then real work in a root of another Debian: hours.
 survey: setup-test
 	$(PYTHON) -m tests.survey $(ARGS)
+	$(PYTHON) -m tests.survey.filtered
+	$(PYTHON) -m tests.survey.filtered_work
+	$(PYTHON) -m tests.survey.filtered_suites
 	$(PYTHON) -m tests.survey.trixie
 
 trixie: setup-test

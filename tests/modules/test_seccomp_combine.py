@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 
 from spidl.analyse import Class, Site, Summary
+from spidl.analyse.names import number_of
 from spidl.api import POST_COLLECT, Definition, Dso, ElfFile, Link, Module, Pipeline, SymbolRequest
 from spidl.elf import STT, R
 from spidl.modules.seccomp import DECISION, SUMMARISE, Decision, Seccomp
 from spidl.modules.seccomp.decide import ALWAYS
+from spidl.modules.seccomp.plugins import IMAGES
 from spidl.testing import (
     PROGRAM,
     Define,
@@ -287,7 +289,8 @@ def test_a_program_that_starts_others() -> None:
     main = program(["f"], needed=["liba.so"])
     libraries = {"liba.so": library("liba.so", "f")}
     table = {"": summary(imports=["f"]), "liba.so": summary("liba.so", {"f": [EXECVE]})}
-    assert reached(decided(main, libraries, table)) == {EXECVE}
+    images = {number_of(call) for call in IMAGES}
+    assert reached(decided(main, libraries, table)) == {EXECVE, *images}
     assert reached(decided(main, libraries, table, exec="deny")) == set()
     with expect("seccomp/open-ended"):
         decided(main, libraries, table, strict=True)

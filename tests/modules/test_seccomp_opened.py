@@ -226,11 +226,12 @@ def test_converters_call_what_is_known() -> None:
 
 
 def test_libraries_among_strings() -> None:
-    texts = ("libone.so.2", "dlopen of /usr/lib/libtwo.so", "%s.so", "libthree.so.2x", ".so.1.2")
+    texts = ("libone.so.2", "dlopen of /usr/lib/libtwo.so", "%s.so", "libthree.so.2x", ".so.1.2",
+             "libfour.so.8:libfour.so.7")  # fmt: skip
     symbols, words = strings(*texts)
     content = build_dso("x", symbols, relocations=words)
     named = libraries_named(ElfFile.parse(content, "x"))
-    assert named == ["/usr/lib/libtwo.so", "libone.so.2"]
+    assert named == ["/usr/lib/libtwo.so", "libfour.so.7", "libfour.so.8", "libone.so.2"]
 
 
 def test_files_of_a_folder(plugin: Path) -> None:

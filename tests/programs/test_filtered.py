@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from spidl.launch import LAUNCHER
 from tests.needs import tool
 
 from .conftest import Workshop
@@ -276,3 +278,16 @@ def test_a_program_without_a_libc(tmp_path: Path, build: Build) -> None:
     result = run([str(image), "more"])
     assert (result.stdout, result.status) == (b"ok\n", KILLED)
     assert is_report(result, "getppid", program)
+
+
+@pytest.mark.parametrize("exec_", ["allow", ["/bin/true"]])
+def test_images_and_kept_programs_are_started_by_a_filtered_one(
+    build: Build, exec_: object
+) -> None:
+    """What boot and the launcher ask for is allowed to who may start programs."""
+    shell, inner = build(Path("/bin/sh"), exec=exec_), build(Path("/bin/true"))
+    kept = f"{shlex.quote(str(LAUNCHER))} run -- /bin/true"
+    assert spidl(["run", "--", "/bin/true"]).status == 0
+    assert run(["/bin/sh", "-c", kept]) == Outcome(b"", b"", 0)
+    result = run([str(shell), "-c", f"{inner}; echo $?; {kept}; echo $?"])
+    assert result == Outcome(b"0\n0\n", b"", 0)

@@ -20,7 +20,7 @@ from spidl.api import (
 from spidl.modules.seccomp.bind import members_of
 from spidl.modules.seccomp.combine import Member, Reach, Root, Unknown
 from spidl.modules.seccomp.opened import Opened
-from spidl.modules.seccomp.plugins import ASSUMED, GCONV, LOOKERS, NSS, OPENERS
+from spidl.modules.seccomp.plugins import ASSUMED, GCONV, IMAGES, LOOKERS, NSS, OPENERS
 
 ALWAYS = {
     15: "a signal handler ends with it",
@@ -86,7 +86,7 @@ def decide(link: Link, wishes: Wishes, modules: Sequence[Module], summarise: Sum
         if wishes.strict:
             raise _open_ended(link, f"{link.root.name} may start any program",
                               'exec = "deny", or the programs: exec = ["/bin/sh"]')  # fmt: skip
-        return _final(decision, wishes)
+        return _final(_with_images(decision), wishes)
     todo = list(wishes.exec)
     because = dict(decision.because)
     while todo:
@@ -104,12 +104,20 @@ def decide(link: Link, wishes: Wishes, modules: Sequence[Module], summarise: Sum
         todo += _interpreters(path)
     whole = reached.union(*(other.allowed for other in decision.started.values()))
     decision.because.update(because)
-    return _final(replace_allowed(decision, whole), wishes)
+    return _final(_with_images(replace_allowed(decision, whole)), wishes)
 
 
 def replace_allowed(decision: Decision, allowed: frozenset[int]) -> Decision:
     """The same with other numbers."""
     return replace(decision, allowed=allowed)
+
+
+def _with_images(decision: Decision) -> Decision:
+    """The same with what a program needs to start images."""
+    numbers = {number for call in IMAGES if (number := number_of(call)) is not None}
+    for number in numbers - decision.allowed:
+        decision.because[number] = "an image that it may start begins with it"
+    return replace_allowed(decision, decision.allowed | numbers)
 
 
 def _program(path: str) -> str:

@@ -42,6 +42,15 @@ ASSUMED: Mapping[str, Mapping[str, Sequence[str]]] = {
 """Libraries that make calls through pointers which no analysis follows: what their exports make
 (libcap/cap_proc.c of libcap 2.66, where they go through `struct syscaller_s`)."""
 
+IMAGES = (
+    "arch_prctl", "brk", "close", "execveat", "faccessat", "fcntl", "fstat", "getcwd", "geteuid",
+    "getpid", "gettid", "mmap", "mprotect", "msync", "newfstatat", "openat", "prctl", "prlimit64",
+    "read", "readlink", "rseq", "rt_sigaction", "seccomp", "set_robust_list", "set_tid_address",
+    "uname", "writev",
+)  # fmt: skip
+"""What boot and the launcher ask for where a kept link starts (boot/, launcher/): who may start
+programs may start enabled ones, and images with filters of their own."""
+
 OPENERS = ("dlopen", "dlmopen", "g_module_open", "g_module_open_full", "lt_dlopenext")
 LOOKERS = ("dlsym", "dlvsym")
 

@@ -47,13 +47,14 @@ def strings_used(file: ElfFile) -> Mapping[str, npt.NDArray[Any]]:
 
 
 def libraries_named(file: ElfFile) -> list[str]:
-    """Names and paths of libraries among an object's strings."""
+    """Names and paths of libraries among an object's strings; one may have several, with colons."""
     found = set()
     for start in file.derived(strings_used)["library"].tolist():
         text = file.data[start : start + _LONGEST].tobytes().partition(b"\0")[0]
-        match = _LIBRARY.search(text.decode("ascii", errors="replace"))
-        if match and not _NO_LIBRARY.search(match[0]):
-            found.add(match[0])
+        for name in text.decode("ascii", errors="replace").split(":"):
+            match = _LIBRARY.search(name)
+            if match and not _NO_LIBRARY.search(match[0]):
+                found.add(match[0])
     return sorted(found)
 
 
