@@ -6,7 +6,6 @@ import json
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,11 +15,13 @@ from spidl.launch import LAUNCHER
 from tests.needs import tool
 
 from .conftest import Workshop
-from .harness import Outcome, run, spidl
+from .harness import Outcome, forbidding, run, spidl
 
 Build = Callable[..., Path]
 MKNOD = "mknod"
 KILLED = -signal.SIGSYS
+SECCOMP = 317
+"""seccomp(2)'s number."""
 
 
 @pytest.fixture
@@ -176,25 +177,13 @@ def test_constructors_before_the_filter(constructed: Path, build: Build, tmp_pat
 
 # --- never without --------------------------------------------------------------------------------
 
-NO_SECCOMP = """
-import ctypes, os, struct, sys
-lines = [(0x20, 0, 0, 0), (0x15, 0, 1, 317), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
-code = b"".join(struct.pack("=HBBI", *line) for line in lines)
-buffer = ctypes.create_string_buffer(code)
-libc = ctypes.CDLL(None)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-filter = struct.pack("=HxxxxxxQ", len(lines), ctypes.addressof(buffer))
-assert libc.prctl(22, 2, filter, 0, 0) == 0
-os.execv(sys.argv[1], sys.argv[1:])
-"""
-
 
 @pytest.mark.parametrize("filter_from", ["entry", "start"])
 def test_a_filter_that_cannot_be_installed_refuses_the_start(
     main: Path, build: Build, filter_from: str
 ) -> None:
     image = build(main, filter_from=filter_from)
-    result = run([sys.executable, "-c", NO_SECCOMP, str(image)])
+    result = run([*forbidding(SECCOMP), str(image)])
     assert result.stdout == b""
     assert result.status == 126
     assert b"spidl: error[start/policy]: cannot install the filter (errno 1)" in result.stderr

@@ -10,7 +10,7 @@ import pytest
 from tests.needs import tool
 
 from .attack import environment, library, listing, one_error, plainly, program, spidl_with
-from .harness import Outcome, run
+from .harness import Outcome, forbidding, run
 from .test_bad_input import ASKS, VALUE
 
 
@@ -25,22 +25,13 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-DENY = """
-import ctypes, os, struct, sys
-lines = [(0x20, 0, 0, 0), (0x15, 0, 1, 101), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
-code = b"".join(struct.pack("=HBBI", *line) for line in lines)
-buffer = ctypes.create_string_buffer(code)
-libc = ctypes.CDLL(None)
-assert libc.prctl(38, 1, 0, 0, 0) == 0
-filter = struct.pack("=HxxxxxxQ", len(lines), ctypes.addressof(buffer))
-assert libc.prctl(22, 2, filter, 0, 0) == 0
-os.execv(sys.argv[1], sys.argv[1:])
-"""
+PTRACE = 101
+"""ptrace(2)'s number."""
 
 
 def test_ptrace_is_forbidden(main: Path, cache: Path, tmp_path: Path) -> None:
     env = environment(SPIDL_CACHE=str(cache), SPIDL_VERBOSE="1")
-    denied = [sys.executable, "-c", DENY, sys.executable, "-m", "spidl"]
+    denied = [*forbidding(PTRACE), sys.executable, "-m", "spidl"]
     before = listing(tmp_path)
     result = run([*denied, "build", str(main), "-o", str(tmp_path / "image")], env=env)
     assert one_error(result) == "adopt/no-ptrace"

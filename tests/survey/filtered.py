@@ -29,7 +29,7 @@ from ..programs import filtering
 from ..programs.filtering import Trace
 from ..programs.harness import BuildFailed, Outcome, Timeout, empty
 from .programs import FOLDERS, Candidate, candidates
-from .run import Surveyor, kill_marked
+from .run import Surveyor, kill_marked, show_progress
 
 ARGUMENTS = ("--version", "--help")
 MEANING = {
@@ -188,9 +188,7 @@ def survey(chosen: Sequence[Candidate], jobs: int) -> list[Result]:
                 results.append(result)
                 counts[result.verdict] += 1
                 if live:
-                    shown = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-                    line = f"{len(results)}/{len(chosen)} {Path(result.program).name}: {shown}"
-                    print(f"\r\033[K{line[:110]}", end="", file=sys.stderr, flush=True)
+                    show_progress(len(results), len(chosen), result.program, counts)
                 elif result.verdict in DEFECTS:
                     print(f"{result.verdict}: {result.program}", file=sys.stderr, flush=True)
     finally:

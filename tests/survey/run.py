@@ -189,6 +189,13 @@ def _look(candidate: Candidate) -> Result:
     return _surveyor.look(candidate)
 
 
+def show_progress(done: int, of: int, program: str, counts: Counter[str]) -> None:
+    """One line on the terminal, over the last one."""
+    shown = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
+    line = f"{done}/{of} {Path(program).name}: {shown}"
+    print(f"\r\033[K{line[:110]}", end="", file=sys.stderr, flush=True)
+
+
 def survey(chosen: Sequence[Candidate], layout: Layout, jobs: int) -> list[Result]:
     """Look at all of them in a pool of processes; prints one progress line on a terminal."""
     results: list[Result] = []
@@ -201,9 +208,7 @@ def survey(chosen: Sequence[Candidate], layout: Layout, jobs: int) -> list[Resul
                 results.append(result)
                 counts[result.verdict] += 1
                 if live:
-                    shown = ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
-                    line = f"{len(results)}/{len(chosen)} {Path(result.program).name}: {shown}"
-                    print(f"\r\033[K{line[:110]}", end="", file=sys.stderr, flush=True)
+                    show_progress(len(results), len(chosen), result.program, counts)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if live:
