@@ -12,7 +12,7 @@ from spidl.elf import ElfFile
 from spidl.elf.opening import open_file
 from spidl.elf.record import Record, describe, restore
 
-_TICK = 20_000_000
+TICK = 20_000_000
 """Nanoseconds: more than a tick of the kernel's clock, inside of which two writes of a file leave
 the same times."""
 _LASTING = ("spidl.",)
@@ -61,7 +61,7 @@ class Objects:
             self._opened[id(file)] = len(file.derivations)
             return file
         file = ElfFile.parse(data, path, status)
-        if began - status.st_ctime_ns > _TICK:
+        if began - status.st_ctime_ns > TICK:
             self._opened[id(file)] = -1
         return file
 

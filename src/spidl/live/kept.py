@@ -23,6 +23,7 @@ import numpy.typing as npt
 from spidl.cache.records import KEY, Record
 from spidl.elf import SHN, STT, R
 from spidl.link.actions import FileIdentity
+from spidl.link.objects import TICK
 from spidl.link.recipes import RECIPES
 from spidl.link.space import Mapping
 from spidl.link.symbols import I64, Bindings
@@ -36,8 +37,6 @@ from spidl.live.shell import ShellImage
 from spidl.live.store import open_files
 from spidl.modules.gnu.hwcaps import supported_levels
 
-_TICK = 20_000_000
-"""Nanoseconds inside of which two writes of a file may leave the same times."""
 _RELATIVE = (R.RELATIVE, R.RELATIVE64)
 _SYMBOLIC = (R.R64, R.GLOB_DAT, R.JUMP_SLOT)
 MODULE, OFFSET, DESCRIPTOR = "module", "offset", "descriptor"
@@ -160,7 +159,7 @@ class _Description:
         except OSError:
             raise NotKept from None
         for (_, *now), then in zip(found, self.link.inputs.values(), strict=True):
-            if now != flat(then) or began - now[-1] < _TICK:
+            if now != flat(then) or began - now[-1] < TICK:
                 raise NotKept
         return found
 
