@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mutants import Corpus, limited, make_targets
-
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+from tests.needs import tool
 
 ROUNDS = int(os.environ.get("SPIDL_FUZZ_ROUNDS", "300"))
 PEAK = 1 << 30
@@ -28,6 +26,7 @@ def _memory(field: str) -> int:
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
+    tool("gcc", "gcc")
     made = Corpus(make_targets(tmp_path_factory.mktemp("targets")))
     with limited():
         yield made
