@@ -25,27 +25,31 @@ from spidl.elf import (
     name_hashes,
     relocation_name,
 )
-from spidl.elf.build import build_dso
+from spidl.elf.build import Define, Relocate, Undefined, build_dso
 from spidl.elf.reader import Load
 from spidl.link.actions import (
     Action,
     Call,
     CallStore,
+    FileIdentity,
     Filter,
+    Gate,
     Jump,
+    OpenedFile,
+    Opening,
     Origin,
     Protection,
     Report,
     SetThread,
     ThreadCall,
 )
-from spidl.link.dso import Dso, MemoryObject, Need, TlsBlock
+from spidl.link.dso import Dso, MemoryObject, Need, TlsBlock, identity_of
 from spidl.link.environment import Environment
 from spidl.link.facts import Fact
 from spidl.link.link import Link
 from spidl.link.module import Module
-from spidl.link.namespace import Namespace
-from spidl.link.order import dependency_order
+from spidl.link.namespace import TREES, Namespace
+from spidl.link.order import dependency_order, loading_order
 from spidl.link.phases import (
     COLLECT,
     LOAD,
@@ -59,7 +63,8 @@ from spidl.link.phases import (
 )
 from spidl.link.pipeline import Pipeline
 from spidl.link.recipes import LAZY, RECIPES, VERSIONING, Batch, Recipe, Versioning, Words
-from spidl.link.runtime import EXPECTED_RUNTIME, RUNTIME, Runtime
+from spidl.link.references import Reference, References, is_called, restore
+from spidl.link.runtime import EXPECTED_RUNTIME, INTERPRETER, RUNTIME, Runtime
 from spidl.link.space import (
     PAGE,
     AddressSpace,
@@ -107,6 +112,7 @@ __all__ = [
     "ET",
     "EXPECTED_RUNTIME",
     "I64",
+    "INTERPRETER",
     "LAZY",
     "LOAD",
     "PAGE",
@@ -123,6 +129,7 @@ __all__ = [
     "STB",
     "STT",
     "STV",
+    "TREES",
     "U64",
     "VERSIONING",
     "VERSYM_HIDDEN",
@@ -134,6 +141,7 @@ __all__ = [
     "Call",
     "CallStore",
     "Class",
+    "Define",
     "Definition",
     "Diagnostic",
     "Dso",
@@ -141,7 +149,9 @@ __all__ = [
     "Environment",
     "Exports",
     "Fact",
+    "FileIdentity",
     "Filter",
+    "Gate",
     "Jump",
     "Link",
     "LinkError",
@@ -152,6 +162,8 @@ __all__ = [
     "Module",
     "Namespace",
     "Need",
+    "OpenedFile",
+    "Opening",
     "Origin",
     "Pipeline",
     "Place",
@@ -161,7 +173,10 @@ __all__ = [
     "Provenance",
     "R",
     "Recipe",
+    "Reference",
+    "References",
     "Refusal",
+    "Relocate",
     "Report",
     "Requests",
     "Runtime",
@@ -172,10 +187,14 @@ __all__ = [
     "SymbolRequest",
     "ThreadCall",
     "TlsBlock",
+    "Undefined",
     "Versioning",
     "Words",
     "build_dso",
     "dependency_order",
+    "identity_of",
+    "is_called",
+    "loading_order",
     "name_hash",
     "name_hashes",
     "name_of",
@@ -183,6 +202,7 @@ __all__ = [
     "page_down",
     "page_up",
     "relocation_name",
+    "restore",
     "summary_of",
     "version_of",
 ]

@@ -65,7 +65,8 @@ class Undefined:
 class Relocate:
     """A relocation of the word ``offset`` bytes into the symbol ``place``.
 
-    ``symbol`` is the symbol the entry names; ``target`` a symbol of this object whose address is
+    ``symbol`` is the symbol the entry names, with ``@VERSION`` where the same name is needed in
+    several versions; ``target`` a symbol of this object whose address is
     added to the addend (R_X86_64_RELATIVE, IRELATIVE).  R_X86_64_PC32 against ``target`` is done
     at once and leaves no entry.  ``plt`` puts the entry into DT_JMPREL, and ``slot`` into the word.
     """
@@ -111,6 +112,8 @@ class _Builder:
         self.strings = Strings()
         self.symbols = [_Symbol("", "", 0, 0, 0, SHN.UNDEF)]
         self.versions: dict[str, int] = {}
+        self.versioned: dict[str, int] = {}
+        """Undefined symbols by NAME@VERSION."""
         self.needs: dict[str, dict[str, int]] = {}
         self.hashed_from = 1
         self.entries: list[tuple[int, int]] = []
@@ -151,6 +154,7 @@ class _Builder:
                 names = self.needs.setdefault(need.file or "", {})
                 index = names.setdefault(need.version, self.version_count)
             kind = need.binding << 4 | need.type
+            self.versioned[f"{need.name}@{need.version}"] = len(self.symbols)
             self.symbols.append(_Symbol(need.name, need.name, kind, 0, index, SHN.UNDEF))
         self.hashed_from = len(self.symbols)
         count = len(defined)
@@ -243,6 +247,7 @@ class _Builder:
         self, relocations: Sequence[Relocate], relr: Sequence[tuple[str, int, str]]
     ) -> None:
         index_of = {symbol.key: index for index, symbol in enumerate(self.symbols)}
+        index_of |= self.versioned
         rows: dict[DT, bytes] = {DT.RELA: b"", DT.JMPREL: b""}
         for offset, names in self.arrays.values():
             for number, name in enumerate(names):

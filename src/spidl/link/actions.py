@@ -39,6 +39,8 @@ class Kind(IntEnum):
     """Enter the program or its run-time linker; the last action."""
     REPORT = 11
     """Say which call a filter stopped (SIGSYS), and die of it."""
+    GATE = 12
+    """Which libraries may be opened at run time, and by whom (boot/open.c)."""
 
 
 class Check(IntEnum):
@@ -267,6 +269,46 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A file that an opening loads; no identity: nothing may be there.
+
+    ``linked``: it is part of the link too, so that it is loaded again in another namespace only.
+    """
+
+    path: bytes
+    identity: FileIdentity | None
+    linked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A library that may be opened at run time.
+
+    It is known by ``names``, as they are given to dlopen, and by any path of its file, the first of
+    ``files``; the others are what it needs.  ``openers`` are numbers of the gate's origins; the
+    number behind the last stands for all code outside of them.
+    """
+
+    names: tuple[bytes, ...]
+    files: tuple[OpenedFile, ...]
+    openers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Libraries are opened at run time only if they are among ``openings``.
+
+    ``origins`` is the code that may ask.  ``real`` and ``error`` are the addresses of glibc's
+    _dl_open and _dl_signal_error; the target fills them in.
+    """
+
+    origins: tuple[Origin, ...]
+    openings: tuple[Opening, ...]
+    real: int = 0
+    error: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     function: int
 
@@ -309,6 +351,7 @@ Action = (
     | Protect
     | Filter
     | Report
+    | Gate
     | Call
     | Identity
     | Jump

@@ -20,13 +20,25 @@ class Need:
 
     ``name`` is how it is asked for (a DT_NEEDED string); an object already known by that name
     satisfies it, otherwise the file at ``path`` is opened.  ``because`` and ``found`` say for
-    people who asked and where the path comes from.
+    people who asked and where the path comes from.  It becomes part of ``namespace``, by default
+    of the asker's.
     """
 
     name: str
     path: str | None = None
     because: str = "DT_NEEDED"
     found: str = ""
+    namespace: Namespace | None = None
+
+    def missing(self, asker: str) -> LinkError:
+        """The error for one without a path, which the object at ``asker`` has."""
+        return LinkError(
+            "collect/not-found",
+            f"{self.name} is needed and was not found",
+            place=Place(asker),
+            notes=() if not self.found else (self.found,),
+            help="install the package that has it, or set LD_LIBRARY_PATH to its folder",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,17 @@ class Dso:
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def is_added(self) -> bool:
+        """Whether a module brought it: the system's linker would not load it by itself."""
+        return self.made_by is not None or self.namespace is not self.root.namespace
+
+    @property
+    def label(self) -> str:
+        """Its name, with its namespace's unless that is the program's: no two are the same."""
+        inside = self.namespace is not self.root.namespace
+        return f"{self.namespace}:{self.name}" if inside else self.name
 
     @property
     def is_root(self) -> bool:

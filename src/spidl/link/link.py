@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import UnionType
 from typing import Any, ParamSpec, TypeVar, cast
@@ -19,6 +18,7 @@ from spidl.link.actions import Action, FileIdentity, Jump
 from spidl.link.dso import Dso, MemoryObject, Need, identity_of
 from spidl.link.environment import Environment
 from spidl.link.facts import Facts
+from spidl.link.inputs import Inputs
 from spidl.link.mediator import Mediator
 from spidl.link.module import Module, check_order, expect_result, failed
 from spidl.link.namespace import Namespace
@@ -44,6 +44,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def _is_strong(registered: Registered[Any]) -> bool:
+    return registered.strong
+
+
 @dataclass(frozen=True, slots=True)
 class PassRun:
     """One pass that ran: for explain."""
@@ -55,12 +59,11 @@ class PassRun:
     strong: bool
 
 
-class Link:
+class Link(Inputs):
     """A program on its way to an image.
 
-    ``objects`` is in load order, the program first.  ``inputs`` holds every file that was read,
-    ``absent`` every path that was looked for in vain before the one that was found.  What
-    ``store`` has of an object is not parsed again.
+    ``objects`` is in load order, the program first.  What ``store`` has of an object is not parsed
+    again.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Link:
         *,
         store: ObjectStore | Objects | None = None,
     ) -> None:
+        super().__init__()
         self.program = program if isinstance(program, str) else program.name
         self._program = (
             Need(program, program, because="the program") if isinstance(program, str) else program
@@ -80,25 +84,29 @@ class Link:
         self.objects: list[Dso] = []
         self.pipelines: list[Pipeline] = []
         self.main = Namespace("main")
+        self.namespaces = [self.main]
+        """The program's and those that modules add."""
         self.space = AddressSpace()
         self.facts = Facts()
-        self.inputs: dict[str, FileIdentity] = {}
-        self.absent: dict[str, None] = {}
         self.history: list[PassRun] = []
         self.bindings: list[Bindings] = []
         self.actions: list[Action] = []
         self.files = store if isinstance(store, Objects) else Objects(store)
         self._mediator = Mediator(self)
-        self._names: dict[str, Dso] = {}
-        self._by_inode: dict[tuple[int, int], Dso] = {}
         self._current: Provenance | None = None
         self._collected = False
+        self._closed = 0
         check_order(self.modules)
 
     @property
     def root(self) -> Dso:
         """The program."""
         return self.objects[0]
+
+    @property
+    def apart(self) -> list[Dso]:
+        """Objects of other namespaces than the program's."""
+        return [dso for dso in self.objects if dso.namespace is not self.main]
 
     # -- the phases ------------------------------------------------------------------------------
 
@@ -118,9 +126,9 @@ class Link:
     def collect(self) -> None:
         """Open the program and, breadth-first, whatever is needed, until the set is closed."""
         self._add(self._program, None)
-        done = self._close(0)
+        self.close()
         self._post(POST_COLLECT)
-        self._close(done)
+        self.close()
         self._collected = True
 
     def load(self) -> None:
@@ -158,7 +166,7 @@ class Link:
         """Final permissions."""
         for dso, pipeline in zip(self.objects, self.pipelines, strict=True):
             for registered in pipeline.passes(PROTECT):
-                by = Provenance(PROTECT.name, registered.module, dso.name)
+                by = Provenance(PROTECT.name, registered.module, dso.label)
                 for protect in self._results(PROTECT, registered, dso, Protect):
                     self.space.protect(protect, by)
         self._post(POST_PROTECT)
@@ -182,41 +190,21 @@ class Link:
 
     # -- what passes call ------------------------------------------------------------------------
 
-    def known(self, name: str) -> Dso | None:
-        """The object already known by a name: soname, requested name or path."""
-        return self._names.get(name)
+    def known(self, name: str, asker: Dso | None = None) -> Dso | None:
+        """The object already known by a name (soname, requested name or path) where the asker
+        belongs: to the program, if nobody is named."""
+        namespace = self.main if asker is None else asker.namespace
+        return namespace.names.get(name)
 
     def find(self, name: str, dso: Dso, because: str) -> Need | MemoryObject:
         """The object that ``dso`` names: known already, or where its finder finds it."""
-        if self.known(name) is not None:
+        if self.known(name, dso) is not None:
             return Need(name, because=because)
         finder = self.pipelines[dso.number].find
         if finder is None:
             return Need(name, because=because, found="no module looks for libraries")
         need = self.guard(finder[0], COLLECT.name, dso, finder[1], name, dso, self)
         return replace(need, because=because)
-
-    def exists(self, path: str) -> bool:
-        """Whether a file can be opened at ``path``; if not, that is recorded as an input."""
-        if os.path.exists(path):
-            return True
-        self.absent[path] = None
-        return False
-
-    def watch(self, path: str) -> None:
-        """Make a file or folder an input without reading it."""
-        with suppress(OSError):
-            self.inputs[path] = identity_of(os.stat(path))
-
-    def read_input(self, path: str) -> bytes | None:
-        """A configuration file as an input of the link; None when it cannot be read."""
-        try:
-            with open(path, "rb") as file:
-                self.inputs[path] = identity_of(os.fstat(file.fileno()))
-                return file.read()
-        except OSError:
-            self.absent[path] = None
-            return None
 
     def add(self, need: Need | MemoryObject, *, in_scope: bool = True) -> Dso:
         """Add an object in post-collect, in scope behind what is preloaded; sealed after that.
@@ -235,12 +223,26 @@ class Link:
         module = self.by.module if in_scope else None
         count = len(self.objects)
         dso = self._add(need, self.root, in_scope=in_scope, made_by=module)
-        if in_scope and dso.number >= count:
-            # ld.so is shown it as a preload, and those come first.
+        if in_scope and dso.number >= count:  # ld.so is shown it as a preload: those come first
             self.main.members.remove(dso)
             added = [m for m in self.main.members[1:] if m.made_by is not None]
             self.main.members.insert(1 + len(added), dso)
         return dso
+
+    def close(self) -> None:
+        """Run the collect passes of objects that are new, until no more come."""
+        before = self._current
+        while self._closed < len(self.objects):
+            dso = self.objects[self._closed]
+            # What modules add comes before the object's own needs, as LD_PRELOAD does.
+            for registered in sorted(self.pipelines[self._closed].passes(COLLECT), key=_is_strong):
+                for need in self._results(COLLECT, registered, dso, Need | MemoryObject):
+                    by = None if registered.strong else registered.module
+                    found = self._add(need, dso, made_by=by)
+                    if found not in dso.dependencies:
+                        dso.dependencies.append(found)
+            self._closed += 1
+        self._current = before
 
     def resolve(self, requests: Requests) -> Bindings:
         """Bind a batch of symbols; the answers are kept for explain."""
@@ -251,6 +253,10 @@ class Link:
     def exports(self, dso: Dso) -> Exports | None:
         """An object's symbol table as the mediator sees it; None if no module understands it."""
         return self._mediator.table(dso)
+
+    def visible(self, dso: Dso, namespace: Namespace) -> Exports | None:
+        """What a namespace sees of a member's symbols; None if no module understands it."""
+        return self._mediator.visible(dso, namespace)
 
     def definition(self, dso: Dso, name: str, version: str | None = None) -> Definition:
         """A symbol that ``dso`` exports, for a resolver to answer with.
@@ -281,9 +287,9 @@ class Link:
             raise failed(module, phase, dso.path, error) from error
 
     def _run(self, phase: str, registered: Registered[T], dso: Dso, *arguments: object) -> T:
-        self._current = Provenance(phase, registered.module, dso.name)
+        self._current = Provenance(phase, registered.module, dso.label)
         self.history.append(
-            PassRun(phase, registered.module, dso.name, registered.name, registered.strong)
+            PassRun(phase, registered.module, dso.label, registered.name, registered.strong)
         )
         return self.guard(registered.module, phase, dso, registered.run, *arguments)
 
@@ -313,20 +319,6 @@ class Link:
                     seen.add(registered.run)
                     self._run(phase.name, registered, pipeline.dso, self)
 
-    def _close(self, done: int) -> int:
-        """Run the collect passes from object ``done`` on, until no new objects come."""
-        while done < len(self.objects):
-            dso = self.objects[done]
-            # What modules add comes before the object's own needs, as LD_PRELOAD does.
-            for registered in sorted(self.pipelines[done].passes(COLLECT), key=lambda p: p.strong):
-                for need in self._results(COLLECT, registered, dso, Need | MemoryObject):
-                    by = None if registered.strong else registered.module
-                    found = self._add(need, dso, made_by=by)
-                    if found not in dso.dependencies:
-                        dso.dependencies.append(found)
-            done += 1
-        return done
-
     def _add(
         self,
         need: Need | MemoryObject,
@@ -335,65 +327,64 @@ class Link:
         in_scope: bool = True,
         made_by: str | None = None,
     ) -> Dso:
-        known = self._names.get(need.name)
-        if known is not None:
-            return known
-        if isinstance(need, MemoryObject):
+        asking = self.main if loader is None else loader.namespace
+        namespace = (need.namespace if isinstance(need, Need) else None) or asking
+        dso = asking.names.get(need.name) or namespace.names.get(need.name)
+        if dso is None and isinstance(need, MemoryObject):
             file = ElfFile.parse(need.content, need.name)
             module = self._current.module if self._current else None
-            return self._register(file, need.name, need.name, loader, need.because, "in memory",
-                                  None, in_scope, made_by=module)  # fmt: skip
-        return self._add_file(need, loader, in_scope=in_scope, made_by=made_by)
+            dso = self._register(file, need.name, need.name, namespace, loader, need.because,
+                                 "in memory", None, in_scope, made_by=module)  # fmt: skip
+        elif dso is None:
+            assert isinstance(need, Need)
+            dso = self._add_file(need, namespace, loader, in_scope=in_scope, made_by=made_by)
+        if dso.namespace is not asking:
+            asking.learn(need.name, dso)
+            if in_scope:
+                asking.welcome(dso)
+        return dso
 
     def _add_file(
-        self, need: Need, loader: Dso | None, *, in_scope: bool = True, made_by: str | None = None
-    ) -> Dso:
+        self, need: Need, namespace: Namespace, loader: Dso | None, *, in_scope: bool,
+        made_by: str | None,
+    ) -> Dso:  # fmt: skip
         if need.path is None:
-            asker = self.program if loader is None else loader.path
-            raise LinkError(
-                "collect/not-found",
-                f"{need.name} is needed and was not found",
-                place=Place(asker),
-                notes=() if not need.found else (need.found,),
-                help="install the package that has it, or set LD_LIBRARY_PATH to its folder",
-            )
+            raise need.missing(self.program if loader is None else loader.path)
         by = None if loader is None else f"{loader.path} ({need.because})"
         file = self.files.open(need.path, by)
         assert file.stat is not None
         inode = (file.stat.st_dev, file.stat.st_ino)
-        known = self._by_inode.get(inode)
-        if known is not None:
-            known.names.add(need.name)
-            self._names[need.name] = known
-            return known
-        name = os.path.basename(need.path) if loader is None else (file.soname or need.name)
-        dso = self._register(file, name, need.path, loader, need.because, need.found,
-                             identity_of(file.stat), in_scope, made_by=made_by)  # fmt: skip
-        self._by_inode[inode] = dso
-        self.inputs[need.path] = identity_of(file.stat)
+        dso = namespace.inodes.get(inode)
+        if dso is None:
+            name = os.path.basename(need.path) if loader is None else (file.soname or need.name)
+            dso = self._register(file, name, need.path, namespace, loader, need.because,
+                                 need.found, identity_of(file.stat), in_scope,
+                                 made_by=made_by)  # fmt: skip
+            namespace.inodes[inode] = dso
+            self.inputs[need.path] = identity_of(file.stat)
         if loader is not None:
-            dso.names.add(need.name)
-            self._names[need.name] = dso
+            namespace.learn(need.name, dso)
         return dso
 
     def _register(
-        self, file: ElfFile, name: str, path: str, loader: Dso | None, because: str, found: str,
-        identity: FileIdentity | None, in_scope: bool, *, made_by: str | None,
+        self, file: ElfFile, name: str, path: str, namespace: Namespace, loader: Dso | None,
+        because: str, found: str, identity: FileIdentity | None, in_scope: bool, *,
+        made_by: str | None,
     ) -> Dso:  # fmt: skip
-        dso = Dso(len(self.objects), name, path, file, self.main, loader, because, found, identity,
+        dso = Dso(len(self.objects), name, path, file, namespace, loader, because, found, identity,
                   made_by=made_by)  # fmt: skip
         dso.names |= {n for n in (file.soname, path if loader else None) if n}
         for known in dso.names:
-            self._names.setdefault(known, dso)
+            namespace.names.setdefault(known, dso)
         self.objects.append(dso)
         if in_scope:
-            self.main.members.append(dso)
+            namespace.members.append(dso)
         pipeline = Pipeline(dso)
         self.pipelines.append(pipeline)
         before = self._current
         for module in self.modules:
             pipeline.module = module.name
-            self._current = Provenance("register", module.name, dso.name)
+            self._current = Provenance("register", module.name, dso.label)
             self.guard(module.name, "register", dso, module.register, dso, pipeline)
         self._current = before
         return dso

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from spidl.diagnostics import LinkError, Place
-from spidl.elf.constants import SHN, STB, STT, STV
+from spidl.elf.constants import SHN, STB, STT, STV, R
 from spidl.elf.hashes import name_hash
 from spidl.elf.tables import SYM
+from spidl.link.answers import check_answer, take_answer
 from spidl.link.namespace import Namespace
 from spidl.link.recipes import VERSIONING, Versioning
 from spidl.link.symbols import (
@@ -30,7 +31,7 @@ from spidl.link.symbols import (
     Exports,
     LookupClass,
     Requests,
-    SymbolRequest,
+    narrowed,
     unbound,
     version_of,
 )
@@ -185,11 +186,16 @@ class Mediator:
         """The index of a namespace's members, made once."""
         key = id(namespace)
         if key not in self._scopes:
-            self._scopes[key] = self._index(namespace.members)
+            self._scopes[key] = self._index(namespace.members, namespace)
         return self._scopes[key]
 
-    def _index(self, members: list[Dso]) -> ScopeIndex:
-        pairs = [(m, t) for m in members if (t := self.table(m)) is not None]
+    def visible(self, dso: Dso, namespace: Namespace) -> Exports | None:
+        """What a namespace sees of a member's table; None if no module understands it."""
+        table, patterns = self.table(dso), namespace.seen.get(dso.number)
+        return table if table is None or patterns is None else narrowed(table, dso, patterns)
+
+    def _index(self, members: list[Dso], namespace: Namespace) -> ScopeIndex:
+        pairs = [(m, t) for m in members if (t := self.visible(m, namespace)) is not None]
         return ScopeIndex([m for m, _ in pairs], [t for _, t in pairs])
 
     def bind(self, requests: Requests) -> Bindings:
@@ -204,10 +210,12 @@ class Mediator:
         open_rows = np.flatnonzero(~local)
         if dso.file.symbolic and len(open_rows):
             if dso.number not in self._own:
-                self._own[dso.number] = self._index([dso])
+                self._own[dso.number] = self._index([dso], dso.namespace)
             open_rows = self._search(bindings, self._own[dso.number], open_rows)
         scope = self.scope(dso.namespace)
         self._search(bindings, scope, open_rows)
+        if len(self._link.namespaces) > 1:
+            self._ask_hosts(bindings, open_rows)
         self._unify(bindings, dso.namespace)
         protected = np.flatnonzero(~local & (visibility == _PROTECTED))
         if len(protected):
@@ -223,6 +231,49 @@ class Mediator:
         found = entry >= 0
         index.give(bindings, rows[found], entry[found])
         return rows[~found]
+
+    def _ask_hosts(self, bindings: Bindings, rows: I64) -> None:
+        """What a guest defines is taken as its own namespace sees it: there the program may have
+        another malloc, or its own copy of `environ`."""
+        objects, own = self._link.objects, bindings.requests.dso.namespace
+        guests = {n for n in set(bindings.provider[rows].tolist()) - {-1}
+                  if objects[n].namespace is not own}  # fmt: skip
+        if own is self._link.main and guests:
+            # ld.so is shown a stand-in for these.
+            bindings.modules.append("another namespace")
+            bindings.owner[rows[np.isin(bindings.provider[rows], list(guests))]] = 0
+        for namespace in {id(objects[n].namespace): objects[n].namespace for n in guests}.values():
+            inside = [n for n in guests if objects[n].namespace is namespace]
+            self._search(
+                bindings, self.scope(namespace), rows[np.isin(bindings.provider[rows], inside)]
+            )
+        if own is not self._link.main:
+            for (number, symbol), at_home in self._copied.items():
+                same = (bindings.provider[rows] == number) & (bindings.symbol[rows] == symbol)
+                if self._link.root.file.symbols["st_shndx"][at_home] == SHN.UNDEF:
+                    same &= bindings.requests.lookup[rows] != LookupClass.PLT
+                self._take(bindings, rows[same], 0, np.full(int(same.sum()), at_home, np.int64))
+
+    @cached_property
+    def _copied(self) -> dict[tuple[int, int], int]:
+        """(object, symbol) of other namespaces to the program's symbol: its copy of data, or the
+        PLT entry that is everybody's address of a function (psABI, Function Addresses)."""
+        root, found = self._link.root, {}
+        rela, own = root.file.rela, root.file.symbols
+        copied = rela["r_sym"][rela["r_type"] == R.COPY].astype(np.int64)
+        lent = np.flatnonzero((own["st_shndx"] == SHN.UNDEF) & (own["st_value"] != 0))
+        symbols = np.union1d(copied, lent)
+        rows = np.arange(len(symbols))
+        versions, hidden = self._link.facts.get(VERSIONING, Versioning()).columns(root, symbols)
+        requests = Requests(root, symbols, root.file.name_hashes[symbols], versions, hidden,
+                            np.full(len(rows), LookupClass.COPY, np.uint8),
+                            np.zeros(len(rows), np.bool_))  # fmt: skip
+        scope = self.scope(root.namespace)
+        for row, entry in enumerate(scope.first(requests, rows, requests.lookup, root.number)):
+            if entry >= 0 and self._link.objects[scope.member[entry]] in self._link.apart:
+                key = int(scope.member[entry]), int(scope.symbol[entry])
+                found[key] = int(symbols[row])
+        return found
 
     def _unify(self, bindings: Bindings, namespace: Namespace) -> None:
         """Give everybody the same definition of a unique symbol."""
@@ -242,7 +293,7 @@ class Mediator:
                        np.zeros(1, np.uint8), np.zeros(1, np.bool_))  # fmt: skip
         scopes = [self.scope(dso.namespace)]
         if dso.file.symbolic:
-            scopes.insert(0, self._index([dso]))
+            scopes.insert(0, self._index([dso], dso.namespace))
         for scope in scopes:
             entry = int(scope.first(one, np.zeros(1, np.int64), one.lookup, -1)[0])
             if entry >= 0:
@@ -313,8 +364,8 @@ class Mediator:
                         f"module `{module}` was asked for `{request.name}` of {request.dso.name}"
                     ) from error.__cause__
                 if answer is not None:
-                    _check_answer(answer, request, module)
-                    _answer(bindings, row, answer, module)
+                    check_answer(answer, request, module)
+                    take_answer(bindings, row, answer, module)
                     break
 
 
@@ -322,35 +373,3 @@ def _moves(symbols: npt.NDArray[np.void]) -> Bool:
     """Which symbols' values are addresses in their object: absolute ones and TLS offsets stay."""
     moves: Bool = (symbols["st_shndx"] != _ABS) & (symbols["st_info"] & 15 != _TLS)
     return moves
-
-
-def _check_answer(answer: Definition, request: SymbolRequest, module: str) -> None:
-    if not isinstance(answer, Definition):
-        raise LinkError(
-            "module/wrong-result",
-            f"a resolver of module `{module}` gave {type(answer).__name__}, not Definition",
-            place=Place(request.dso.path),
-            help="a resolver gives a spidl.api.Definition, or None for `not mine`",
-        )
-    if answer.type == STT.GNU_IFUNC:
-        raise LinkError(
-            "relocate/indirect-answer",
-            f"module `{module}` answers `{request.name}` with the indirect function "
-            f"`{answer.name}`, whose address only a running process knows",
-            place=Place(request.dso.path),
-            help="answer with an ordinary function; it may call the indirect one",
-        )
-
-
-def _answer(bindings: Bindings, row: int, answer: Definition, module: str) -> None:
-    """Bind a row to a resolver's answer."""
-    if module not in bindings.modules:
-        bindings.modules.append(module)
-    bindings.alone[row] = bindings.provider[row] < 0
-    bindings.provider[row] = -1 if answer.dso is None else answer.dso.number
-    bindings.symbol[row] = -1
-    bindings.value[row] = answer.address & (2**64 - 1)
-    bindings.size[row] = answer.size
-    bindings.type[row] = answer.type
-    bindings.defined[row] = True
-    bindings.owner[row] = bindings.modules.index(module)

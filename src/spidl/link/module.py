@@ -31,6 +31,9 @@ class Module:
     """Modules that must come earlier in the list.  Checked, never sorted."""
     policy: ClassVar[bool] = False
     """It enforces something: its images refuse to start rather than start unprotected."""
+    judges: ClassVar[bool] = False
+    """It decides in post-relocate whether any code of the program may run: nothing that runs some
+    begins before."""
 
     def __init_subclass__(cls) -> None:
         if "name" not in cls.__dict__:

@@ -1,4 +1,4 @@
-"""The order in which objects are relocated and initialised: dependencies first."""
+"""The orders in which objects are loaded, and relocated and initialised."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spidl.link.dso import Dso
+
+
+def loading_order(objects: Sequence[Dso]) -> list[Dso]:
+    """Objects as the system's linker loads them: breadth first (glibc's _dl_map_object_deps).
+
+    What modules add it is shown as preloads, behind the program; those of other namespaces without
+    their needs.
+    """
+    main = objects[0].namespace
+    order = [objects[0], *(dso for dso in objects if dso.is_added)]
+    seen = {dso.number for dso in order}
+    for dso in order:
+        for needed in dso.dependencies if dso.namespace is main else ():
+            if needed.number not in seen:
+                seen.add(needed.number)
+                order.append(needed)
+    return order + [dso for dso in objects if dso.number not in seen]
 
 
 def dependency_order(objects: Sequence[Dso]) -> list[Dso]:

@@ -33,3 +33,7 @@ RUNTIME: Fact[Runtime] = Fact("runtime")
 EXPECTED_RUNTIME: Fact[Runtime] = Fact("expected-runtime")
 """What `RUNTIME` is likely to be, told in post-load: a target may begin its work with it, and must
 compare it with `RUNTIME`, which counts."""
+
+INTERPRETER: Fact[str] = Fact("interpreter")
+"""The path of the run-time linker to take instead of the program's PT_INTERP; told while the
+program's needs are collected."""

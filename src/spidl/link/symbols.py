@@ -7,9 +7,10 @@ at a time, as objects.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -80,6 +81,16 @@ class Exports:
     default: Bool
     for_plt: Bool
     has_versions: bool
+
+
+def narrowed(table: Exports, dso: Dso, patterns: Sequence[str]) -> Exports:
+    """A table with only the names that one of the patterns (`fnmatch`) fits."""
+    names = [dso.file.symbol_name(int(symbol)) for symbol in table.symbol]
+    rows = [i for i, name in enumerate(names) if any(fnmatchcase(name, p) for p in patterns)]
+    return Exports(
+        table.symbol[rows], table.hash[rows], table.version[rows], table.hidden[rows],
+        table.default[rows], table.for_plt[rows], table.has_versions,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -7,10 +7,12 @@ as the provider of run-time services (dlopen, TLS, the debugger's list).
 from __future__ import annotations
 
 from spidl.api import (
+    COLLECT,
     POST_COLLECT,
     POST_LOAD,
     RECIPES,
     START,
+    TREES,
     VERSIONING,
     Action,
     Dso,
@@ -20,9 +22,10 @@ from spidl.api import (
     Pipeline,
 )
 from spidl.modules.gnu.recipes import GNU
-from spidl.modules.gnu.runtime import enter, expect_runtime, is_glibc, needs_linker
+from spidl.modules.gnu.runtime import enter, expect_runtime, interpreter, is_glibc, needs_linker
 from spidl.modules.gnu.search import find, refuse_special
 from spidl.modules.gnu.symbols import GnuVersioning, add_versions, check_versions
+from spidl.modules.gnu.tree import find_in_tree
 
 
 class Gnu(Module):
@@ -35,9 +38,11 @@ class Gnu(Module):
         if not is_glibc(dso.root.file.interp):
             return
         pipeline.finder(find)
+        if dso.is_root:
+            pipeline.weak(COLLECT, tell_trees)
         pipeline.weak(POST_COLLECT, bring_interpreter)
         pipeline.weak(POST_COLLECT, bring_recipes)
-        pipeline.weak(POST_COLLECT, check_versions)
+        pipeline.weak(POST_LOAD, check_versions)
         pipeline.weak(POST_COLLECT, refuse_special)
         pipeline.weak(POST_LOAD, expect_runtime)
         if pipeline.exporter is not None:
@@ -55,9 +60,15 @@ class Gnu(Module):
             pipeline.strong(START, start)
 
 
+def tell_trees(dso: Dso, link: Link) -> list[Need]:
+    """Say how to look into the file trees of other systems."""
+    link.facts[TREES] = find_in_tree
+    return []
+
+
 def bring_interpreter(link: Link) -> None:
     """ld.so stays in the process for programs that cannot do without, whoever names it."""
-    interp = link.root.file.interp
+    interp = interpreter(link)
     if interp is not None and needs_linker(link):
         link.add(Need(interp, interp, because="PT_INTERP"), in_scope=False)
 

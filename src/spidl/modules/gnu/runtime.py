@@ -10,6 +10,7 @@ from functools import cache
 
 from spidl.api import (
     EXPECTED_RUNTIME,
+    INTERPRETER,
     RUNTIME,
     Action,
     Dso,
@@ -36,9 +37,14 @@ def is_glibc(interpreter: str | None) -> bool:
         return False
 
 
+def interpreter(link: Link) -> str | None:
+    """The path of ld.so: the program's own, unless a module has told another."""
+    return link.facts.get(INTERPRETER, None) or link.root.file.interp
+
+
 def interpreter_of(link: Link) -> Dso:
     """ld.so's object."""
-    interp = link.root.file.interp
+    interp = interpreter(link)
     assert interp is not None, "a glibc program has a PT_INTERP"
     found = link.known(interp)
     assert found is not None, "post-collect added it"

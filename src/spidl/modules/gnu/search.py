@@ -15,7 +15,8 @@ from functools import cache
 from spidl.api import DF_1, Dso, Fact, Link, Need, Place, Refusal
 from spidl.modules.gnu.hwcaps import supported_levels
 from spidl.modules.gnu.ldcache import parse_cache
-from spidl.modules.gnu.runtime import SONAME
+from spidl.modules.gnu.runtime import SONAME, interpreter
+from spidl.modules.gnu.tree import find_in_tree
 
 _OBSERVERS = ("LD_AUDIT", "LD_DEBUG", "LD_PROFILE", "LD_TRACE_LOADED_OBJECTS", "LD_VERBOSE")
 CACHE_PATH = "/etc/ld.so.cache"
@@ -25,7 +26,9 @@ CACHE: Fact[dict[str, str]] = Fact("ld.so.cache")
 
 def find(raw: str, dso: Dso, link: Link) -> Need:
     """One name as ``dso`` asks for it; the path is None where nothing is found."""
-    interp = link.root.file.interp
+    if dso.namespace.root:
+        return find_in_tree(raw, dso.namespace.root, dso, link)
+    interp = interpreter(link)
     name = _expand(raw, dso, link) if "$" in raw else raw
     if name == SONAME and interp is not None:
         return Need(name, interp, found="the program's PT_INTERP")

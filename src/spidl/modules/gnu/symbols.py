@@ -103,7 +103,7 @@ def check_versions(link: Link) -> None:
     known: dict[int, set[str]] = {}
     for dso in link.objects:
         for need in dso.file.verneeds:
-            provider = link.known(need.file)
+            provider = link.known(need.file, dso)
             if provider is None:
                 continue
             if provider.number not in known:

@@ -7,14 +7,14 @@ code with TPOFF relocations only works if both agree, and every adopted link che
 
 from __future__ import annotations
 
-from spidl.api import Link, TlsBlock
+from spidl.api import Link, TlsBlock, loading_order
 
 
 def place_tls(link: Link) -> None:
     """Number the TLS segments in load order and place them."""
     offset = gap_top = gap_bottom = 0
     module = 0
-    for dso in link.objects:
+    for dso in loading_order(link.objects):
         tls = dso.file.tls
         if tls is None:
             continue
