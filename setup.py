@@ -1,4 +1,4 @@
-"""Builds what is not Python into the package (boot/, launcher/); all else is in pyproject.toml."""
+"""Builds what is not Python into the package (boot/, decode/, launcher/); see pyproject.toml."""
 
 from __future__ import annotations
 
@@ -32,12 +32,15 @@ class Native:
     """In the package's parent folder."""
     sources: tuple[str, ...]
     options: tuple[str, ...] = ()
+    flags: str = "flags"
+    """The file with the compiler's options."""
 
     def build(self, output: Path) -> None:
         """Compiles with $CC, or cc."""
         output.parent.mkdir(parents=True, exist_ok=True)
         compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-        command = [*compiler, "@flags", *self.options, "-o", str(output.resolve()), *self.sources]
+        command = [*compiler, f"@{self.flags}", *self.options, "-o", str(output.resolve()),
+                   *self.sources]  # fmt: skip
         try:
             subprocess.run(command, cwd=ROOT / self.folder, check=True)
         except FileNotFoundError:
@@ -54,14 +57,19 @@ class Native:
 
 BOOT = Native(
     "boot", "spidl/targets/exec/boot.elf",
-    ("start.S", "shims.S", "boot.c", "check.c", "fail.c", "report.c", "table.c"),
+    ("start.S", "shims.S", "boot.c", "check.c", "fail.c", "open.c", "report.c", "table.c"),
     ("-Wl,-T,boot.ld",),
 )  # fmt: skip
+TRACE = Native("boot", "spidl/modules/trace/trace.so", ("trace.S", "trace.c", "trace_text.c"),
+               flags="trace.flags")  # fmt: skip
+SPACES = Native("boot", "spidl/targets/exec/spaces.elf",
+                ("spaces.S", "spaces.c", "spaces_tree.c"), ("-Wl,-T,spaces.ld",))  # fmt: skip
 LAUNCHER = Native(
     "launcher", "spidl/bin/spidl",
     ("begin.S", "main.c", "request.c", "key.c", "entry.c", "start.c", "link.c", "world.c",
      "message.c", "text.c"),
 )  # fmt: skip
+SWEEP = Native("decode", "spidl/bin/sweep.so", ("sweep.c",))
 
 
 class BuildPy(build_py):
@@ -73,12 +81,13 @@ class BuildPy(build_py):
         super().run()
         editable = getattr(self, "editable_mode", False)
         package = ROOT / "src" if editable else Path(self.build_lib)
-        for native in (BOOT, LAUNCHER):
+        for native in (BOOT, SPACES, TRACE, LAUNCHER, SWEEP):
             native.build(package / native.output)
         shutil.copy(package / LAUNCHER.output, package / AGAIN)
 
     def get_source_files(self) -> list[str]:
-        files = [path for native in (BOOT, LAUNCHER) for path in (ROOT / native.folder).iterdir()]
+        folders = [ROOT / native.folder for native in (BOOT, LAUNCHER, SWEEP)]
+        files = [path for folder in folders for path in folder.iterdir()]
         native = [str(path.relative_to(ROOT)) for path in files if path.is_file()]
         return [*super().get_source_files(), *sorted(native)]
 

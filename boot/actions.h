@@ -22,7 +22,8 @@ enum {
     SPIDL_KIND_IDENTITY = 9,
     SPIDL_KIND_JUMP = 10,
     SPIDL_KIND_REPORT = 11,
-    SPIDL_KIND_LAST = 11,
+    SPIDL_KIND_GATE = 12,
+    SPIDL_KIND_LAST = 12,
 };
 
 enum {
@@ -199,5 +200,33 @@ _Static_assert(offsetof(struct spidl_origin, start) == 0, "origin");
 _Static_assert(offsetof(struct spidl_origin, end) == 8, "origin");
 _Static_assert(offsetof(struct spidl_origin, name) == 16, "origin");
 _Static_assert(offsetof(struct spidl_origin, reserved) == 20, "origin");
+
+struct spidl_opening {
+    uint32_t names;
+    uint32_t name_count;
+    uint32_t files;
+    uint32_t file_count;
+    uint32_t openers;
+    uint32_t opener_count;
+};
+_Static_assert(sizeof(struct spidl_opening) == 24, "opening");
+_Static_assert(offsetof(struct spidl_opening, names) == 0, "opening");
+_Static_assert(offsetof(struct spidl_opening, name_count) == 4, "opening");
+_Static_assert(offsetof(struct spidl_opening, files) == 8, "opening");
+_Static_assert(offsetof(struct spidl_opening, file_count) == 12, "opening");
+_Static_assert(offsetof(struct spidl_opening, openers) == 16, "opening");
+_Static_assert(offsetof(struct spidl_opening, opener_count) == 20, "opening");
+
+struct spidl_opened {
+    uint32_t path;
+    uint32_t identity;
+    uint32_t linked;
+    uint32_t reserved;
+};
+_Static_assert(sizeof(struct spidl_opened) == 16, "opened");
+_Static_assert(offsetof(struct spidl_opened, path) == 0, "opened");
+_Static_assert(offsetof(struct spidl_opened, identity) == 4, "opened");
+_Static_assert(offsetof(struct spidl_opened, linked) == 8, "opened");
+_Static_assert(offsetof(struct spidl_opened, reserved) == 12, "opened");
 
 #endif

@@ -234,6 +234,8 @@ static struct finding perform(struct start *start, const struct spidl_action *ac
         return action->value[1] ? failed(0, 0, 0) : filter(start->table, action);
     case SPIDL_KIND_REPORT:
         return handle_stops();
+    case SPIDL_KIND_GATE: /* read when a library is opened (open.c) */
+        break;
     case SPIDL_KIND_CALL:
         start->called = 1;
         machine_call(value[0], start->stack[0], start->argv, start->envp);

@@ -67,6 +67,9 @@ _Noreturn void die(const char *code, const char *text, const char *detail, int64
 /* Make `spidl_sigsys` the handler of SIGSYS; a negative errno, or 0. */
 int64_t report(void);
 
+/* Stands in for ld.so's _dl_open, with its arguments and its result. */
+void *spidl_open(const char *file, int mode, const void *caller, int64_t space, int argc,
+                 char **argv, char **envp);
 uint64_t spidl_enter(const struct spidl_header *table);
 _Noreturn void spidl_stopped(int signal, const struct kernel_siginfo *info, const char *context,
                              const struct spidl_header *table);

@@ -90,6 +90,13 @@ int64_t system_call(int64_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t
         stat_file((struct kernel_stat *)c);
         ((struct kernel_stat *)c)->inode += strcmp((const char *)b, "/proc/self/exe") == 0;
         return 0;
+    case 0: { /* read, of what looks like /proc/self/maps */
+        static const char marks[] = "0123456789abcdef-- rxp/\n";
+        REQUIRE(file_open && a == 3);
+        for (uint64_t i = 0; i < c; i++)
+            ((char *)b)[i] = marks[next() % (sizeof marks - 1)];
+        return next() % 2 ? 0 : (int64_t)(next() % (c + 1));
+    }
     case SYS_CLOSE:
         REQUIRE(file_open && a == 3);
         file_open = 0;
@@ -192,6 +199,53 @@ void spidl_sigsys(void)
 {
 }
 
+const struct spidl_header *machine_table(void)
+{
+    return table;
+}
+
+void *machine_open(uint64_t function, const char *file, int mode, const void *caller,
+                   int64_t space, int argc, char **argv, char **envp)
+{
+    (void)mode, (void)caller, (void)space, (void)argc, (void)argv, (void)envp;
+    REQUIRE(function >= SPIDL_PAGE && function < SPIDL_ADDRESS_END);
+    require_text(number_of(file));
+    return next() % 2 ? &noise : 0;
+}
+
+void machine_error(uint64_t function, const char *object, const char *text)
+{
+    REQUIRE(function >= SPIDL_PAGE && function < SPIDL_ADDRESS_END);
+    require_text(number_of(object));
+    require_text(number_of(text));
+    longjmp(finished, 1);
+}
+
+static void open_one(const char *file)
+{
+    if (setjmp(finished) == 0)
+        spidl_open(file, (int)(next() % 8), (void *)(next() % 2 ? next() : 0x40000000),
+                   (int64_t)(next() % 4) - 2, 0, 0, 0);
+}
+
+/* The program opens libraries: by the names in the table, by a path, with any caller. */
+static void open_some(void)
+{
+    const struct spidl_action *action = at(table, table->actions);
+    for (uint32_t i = 0; i < table->action_count; i++, action++) {
+        if (action->kind != SPIDL_KIND_GATE)
+            continue;
+        const struct spidl_opening *opening = at(table, action->array);
+        for (uint32_t j = 0; j < action->count; j++, opening++) {
+            const uint32_t *name = at(table, opening->names);
+            const struct spidl_opened *files = at(table, opening->files);
+            open_one(next() % 2 && opening->name_count ? text_at(table, *name)
+                                                       : text_at(table, files->path));
+        }
+        break; /* the first gate is the one that is used */
+    }
+}
+
 /* What happens behind the jump: filters that wait for the entry, calls that they stop. */
 static void enter_and_stop(void)
 {
@@ -239,8 +293,10 @@ static void start_one(const void *data, size_t size)
     table_accepted = table_fault(table, number_of(table), &index) == 0;
     if (setjmp(finished) == 0)
         spidl_boot(stack, table, table);
-    if (table_accepted)
+    if (table_accepted) {
+        open_some();
         enter_and_stop();
+    }
     free(copy);
 }
 

@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct spidl_header;
+
 /* x86-64 system call numbers. */
 enum {
     SYS_WRITE = 1,
@@ -93,6 +95,10 @@ void machine_cpuid(uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 void machine_store(uint64_t address, uint64_t value, uint32_t width);
 uint64_t machine_call(uint64_t function, uint64_t argc, char **argv, char **envp);
 _Noreturn void spidl_jump(uint64_t *stack, uint64_t target, uint64_t rax, uint64_t rdx);
+const struct spidl_header *machine_table(void);
+void *machine_open(uint64_t function, const char *file, int mode, const void *caller,
+                   int64_t space, int argc, char **argv, char **envp);
+_Noreturn void machine_error(uint64_t function, const char *object, const char *text);
 
 #else
 
@@ -132,6 +138,29 @@ static inline uint64_t machine_call(uint64_t function, uint64_t argc, char **arg
 }
 
 _Noreturn void spidl_jump(uint64_t *stack, uint64_t target, uint64_t rax, uint64_t rdx);
+
+/* Where boot.ld puts the table; hidden, so that its address is taken relative to the code. */
+extern const struct spidl_header spidl_table __attribute__((visibility("hidden")));
+
+static inline const struct spidl_header *machine_table(void)
+{
+    return &spidl_table;
+}
+
+/* glibc's _dl_open (elf/dl-open.c). */
+static inline void *machine_open(uint64_t function, const char *file, int mode, const void *caller,
+                                 int64_t space, int argc, char **argv, char **envp)
+{
+    return ((void *(*)(const char *, int, const void *, int64_t, int, char **, char **))function)(
+        file, mode, caller, space, argc, argv, envp);
+}
+
+/* glibc's _dl_signal_error (elf/dl-catch.c): back to who called dlopen. */
+_Noreturn static inline void machine_error(uint64_t function, const char *object, const char *text)
+{
+    ((void (*)(int, const char *, const char *, const char *))function)(0, object, 0, text);
+    __builtin_unreachable();
+}
 
 #endif
 

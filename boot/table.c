@@ -176,6 +176,46 @@ static const char *report_fault(const struct spidl_header *table, const struct s
     return 0;
 }
 
+/* What open.c follows for each opening: its names, its files, the numbers of those who may ask. */
+static const char *gate_fault(const struct spidl_header *table, const struct spidl_action *action)
+{
+    const uint64_t *value = action->value;
+    if (!is_function(value[0]) || !is_function(value[1]))
+        return "bad function address";
+    if (value[2] > UINT32_MAX || value[3] > UINT32_MAX ||
+        !array_fits(table, (uint32_t)value[2], (uint32_t)value[3], sizeof(struct spidl_origin),
+                    8) ||
+        !array_fits(table, action->array, action->count, sizeof(struct spidl_opening), 8))
+        return "array outside the table";
+    const struct spidl_origin *origin = at(table, (uint32_t)value[2]);
+    for (uint64_t i = 0; i < value[3]; i++)
+        if (!text_fits(table, origin[i].name))
+            return "string outside the table";
+    const struct spidl_opening *opening = at(table, action->array);
+    for (uint32_t i = 0; i < action->count; i++, opening++) {
+        if (opening->file_count == 0 ||
+            !array_fits(table, opening->names, opening->name_count, 4, 4) ||
+            !array_fits(table, opening->openers, opening->opener_count, 4, 4) ||
+            !array_fits(table, opening->files, opening->file_count, sizeof(struct spidl_opened), 8))
+            return "array outside the table";
+        const uint32_t *name = at(table, opening->names);
+        for (uint32_t j = 0; j < opening->name_count; j++)
+            if (!text_fits(table, name[j]))
+                return "string outside the table";
+        const struct spidl_opened *file = at(table, opening->files);
+        for (uint32_t j = 0; j < opening->file_count; j++, file++) {
+            if (!text_fits(table, file->path))
+                return "string outside the table";
+            /* The first is the file itself; of others 0 says that nothing may be there. */
+            if ((j == 0 || file->identity) &&
+                (file->identity == 0 ||
+                 !array_fits(table, file->identity, 1, sizeof(struct spidl_file_identity), 8)))
+                return "array outside the table";
+        }
+    }
+    return 0;
+}
+
 static const char *action_fault(const struct spidl_header *table, const struct spidl_action *action)
 {
     switch (action->kind) {
@@ -200,6 +240,8 @@ static const char *action_fault(const struct spidl_header *table, const struct s
         return action->what <= 7 ? 0 : "bad protection";
     case SPIDL_KIND_REPORT:
         return report_fault(table, action);
+    case SPIDL_KIND_GATE:
+        return gate_fault(table, action);
     case SPIDL_KIND_FILTER:
         if (action->value[1] && !is_function(action->value[1]))
             return "bad function address";

@@ -32,6 +32,10 @@ _OWN = {
     "gnu": ("spidl.modules.gnu", "Gnu"),
     "musl": ("spidl.modules.musl", "Musl"),
     "seccomp": ("spidl.modules.seccomp", "Seccomp"),
+    "authorise": ("spidl.modules.authorise", "Authorise"),
+    "hook": ("spidl.modules.hook", "Hook"),
+    "trace": ("spidl.modules.trace", "Trace"),
+    "capsule": ("spidl.modules.capsule", "Capsules"),
 }
 """Spidl's own entry points again: a link with these alone need not read (for 25 ms) what packages
 are installed."""

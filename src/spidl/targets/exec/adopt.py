@@ -14,20 +14,25 @@ import numpy as np
 import numpy.typing as npt
 
 from spidl.diagnostics import LinkError, Place, Refusal
-from spidl.link.actions import Anchor, Protection, SetThread, ThreadCall, Word
+from spidl.link.actions import CallStore, Protection, SetThread, ThreadCall, Word
 from spidl.link.link import Link
 from spidl.link.memory import U8, U64, Memory, among
 from spidl.link.runtime import Runtime
-from spidl.link.space import CopyRun
+from spidl.link.space import PAGE, CopyRun, page_up
 from spidl.targets.exec.ahead import AHEAD
+from spidl.targets.exec.area import AREA_SIZE, Area
 from spidl.targets.exec.capture import capture
 from spidl.targets.exec.cpu import time_stamp
+from spidl.targets.exec.deferred import deferred_words
 from spidl.targets.exec.differ import Unexplained, differing, explain, memories_of, same_shape
 from spidl.targets.exec.oracle import compare
+from spidl.targets.exec.origin import tell_origin
 from spidl.targets.exec.owned import ARCH_SET_FS, mirror_owned, module_mappings, thread_pointer
 from spidl.targets.exec.plans import capture_plans
+from spidl.targets.exec.regroup import regroup
 from spidl.targets.exec.shown import ShellFolder, Shown, show
 from spidl.targets.exec.snapshot import CapturePlan, Snapshot
+from spidl.targets.exec.spaces import Spaces
 
 _MOST_CLOCKS = 4
 """glibc 2.31 to 2.41 have two or three."""
@@ -42,6 +47,13 @@ class Adopted:
     words: tuple[Word, ...]
     calls: tuple[SetThread, ...]
     shown: Shown
+    resolvers: tuple[CallStore, ...]
+    """What boot asks IFUNC resolvers, once threads are set up."""
+    area: Area
+    """Memory behind everything else; what is added to it becomes part of the image."""
+    data: Area
+    """Likewise, and the program may write to it."""
+    spaces: Spaces | None
 
 
 def adopt(link: Link, runtime: Runtime) -> Adopted:
@@ -50,7 +62,7 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
         shown = show(link, runtime, folder)
         plans = capture_plans(link, runtime, shown)
         slots_bound = runtime.now_variable is None or not _lazy_slots(link)
-        runs, span = _runs(link, plans, slots_bound=slots_bound)
+        runs, span = _runs(link, shown, plans, slots_bound=slots_bound)
     if not same_shape(runs):
         raise Refusal(
             "adopt/unstable",
@@ -61,25 +73,33 @@ def adopt(link: Link, runtime: Runtime) -> Adopted:
     memories = memories_of(runs)
     compare(link, runtime.linker, memories[2], slots_bound=slots_bound)
     differences = _differences(link, runtime, memories)
-    deferred, words = _deferred_words(link, memories, runs, slots_bound=slots_bound)
+    chosen = 2 if slots_bound else 0
+    answers = deferred_words(link, memories[chosen], runs[chosen].anchors)
     kept = _kept(link, runtime, memories[0])
     # The first run's memory becomes the image's: from here on it is written to.
     memory = memories[0].joined((m.start, m.initial()) for m in module_mappings(link))
     link.space.apply(memory)
-    for addresses, values in deferred:
+    for addresses, values in answers.known:
         memory.write_words(addresses, values)
     for address, content in kept:
         if not np.array_equal(memory.read_bytes(address, len(content)), content):
             memory.write_bytes(address, content)
     calls = _set_up_calls(link, runs[0])
     mirror_owned(link, memory, thread_pointer(calls))
-    words += _start_words(link, runtime, memory, runs, differences, span, slots_bound)
+    area = Area(page_up(runs[0].arena_end) + PAGE)
+    data = Area(area.start + AREA_SIZE)
+    spaces = regroup(link, shown, memory, area, data, tell_origin(link, memory, area))
+    words = [
+        *answers.words,
+        *_start_words(link, runtime, memory, runs, differences, span, slots_bound),
+    ]
     memory.make_writable(lambda start: bool(runs[0].protection(start) & Protection.EXEC))
-    return Adopted(runs[0], memory, tuple(sorted(words, key=lambda w: w.address)), calls, shown)
+    return Adopted(runs[0], memory, tuple(sorted(words, key=lambda w: w.address)), calls, shown,
+                   tuple(answers.calls), area, data, spaces)  # fmt: skip
 
 
 def _runs(
-    link: Link, plans: Sequence[CapturePlan], *, slots_bound: bool
+    link: Link, shown: Shown, plans: Sequence[CapturePlan], *, slots_bound: bool
 ) -> tuple[tuple[Snapshot, Snapshot, Snapshot], tuple[int, int]]:
     """The three runs, and the time-stamp counter before the first and after the last."""
     last = plans[2] if slots_bound else plans[3]
@@ -87,13 +107,13 @@ def _runs(
     began = time_stamp()
     if ahead is None or not ahead.fits(plans[:2]):
         first, second = capture(plans[0]), capture(plans[1])
-        _check_objects(link, first)
+        _check_objects(link, shown, first)
         return (first, second, capture(last)), (began, time_stamp())
     # Beside the worker's runs, unless it must be on the same processor as they (see `capture`).
     third = _attempt_beside(last) if slots_bound else None
     early = ahead.results()
     first, second = (capture(plans[0]), capture(plans[1])) if early is None else early
-    _check_objects(link, first)
+    _check_objects(link, shown, first)
     if third is None:
         third = capture(last)
     if isinstance(third, LinkError):
@@ -122,7 +142,7 @@ def _set_up_calls(link: Link, snapshot: Snapshot) -> tuple[SetThread, ...]:
     return tuple(SetThread(record.call, record.arguments) for record in snapshot.calls)
 
 
-def _check_objects(link: Link, snapshot: Snapshot) -> None:
+def _check_objects(link: Link, shown: Shown, snapshot: Snapshot) -> None:
     """The run-time linker must have loaded what we collected, nothing more or less."""
     if snapshot.unexpected:
         raise LinkError(
@@ -134,6 +154,8 @@ def _check_objects(link: Link, snapshot: Snapshot) -> None:
     mapped = {(vma.device, vma.inode) for vma in snapshot.vmas}
     for dso in link.objects:
         identity = dso.identity
+        if any(shell.hides is dso for shell in shown.shells):
+            continue  # it was shown a copy
         if identity is not None and (identity.device, identity.inode) not in mapped:
             raise LinkError(
                 "adopt/other-objects",
@@ -180,35 +202,6 @@ def _written(link: Link, memory: Memory, addresses: U64) -> npt.NDArray[np.bool_
     return found
 
 
-def _deferred_words(
-    link: Link,
-    memories: list[Memory],
-    runs: tuple[Snapshot, ...],
-    *,
-    slots_bound: bool,
-) -> tuple[list[tuple[U64, U64]], list[Word]]:
-    """Words that only the running process knows: from the run with bound slots, if there is one.
-
-    (addresses, values), and those that boot must write: IFUNC resolvers may answer with a function
-    of the vDSO, which moves with each start.
-    """
-    chosen = 2 if slots_bound else 0
-    anchors = runs[chosen].anchors
-    found: list[tuple[U64, U64]] = []
-    words: list[Word] = []
-    for deferred in link.space.deferred:
-        addresses = deferred.addresses
-        values = memories[chosen].read_words(addresses)
-        in_vdso = (values >= np.uint64(anchors.vdso)) & (values < np.uint64(anchors.vdso_end))
-        if anchors.vdso and in_vdso.any():
-            words += [
-                Word(int(address), Anchor.VDSO, int(value) - anchors.vdso)
-                for address, value in zip(addresses[in_vdso], values[in_vdso], strict=True)
-            ]
-        found.append((addresses, values))
-    return found, words
-
-
 def _kept(link: Link, runtime: Runtime, lazy: Memory) -> list[tuple[int, U8]]:
     """What stays as the run-time linker left it: its own memory, and copies of its data."""
     linker = runtime.linker
@@ -218,7 +211,11 @@ def _kept(link: Link, runtime: Runtime, lazy: Memory) -> list[tuple[int, U8]]:
         if linker.start <= start < linker.end
     ]
     for write in link.space.writes:
-        if isinstance(write, CopyRun) and write.origin:
+        if (
+            isinstance(write, CopyRun)
+            and write.origin
+            and not any(dso.start <= write.origin < dso.end for dso in link.apart)
+        ):
             kept.append(
                 (write.address, np.array(lazy.read_bytes(write.address, len(write.content))))
             )

@@ -76,6 +76,8 @@ class Ahead:
         runtime, file = link.facts.get(EXPECTED_RUNTIME, None), link.root.file
         if runtime is None or file.stat is None or file.phdr_vaddr is None:
             return
+        if any(module.judges for module in link.modules):
+            return  # IFUNC resolvers run in a capture
         if file.stat.st_mode & _PRIVILEGED or shows_more(link, runtime):
             return
         if self.start(capture_plans(link, runtime, Shown((), ()))[:_RUNS]):

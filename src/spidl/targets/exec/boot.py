@@ -35,6 +35,8 @@ class BootCode:
     """The offset at which boot expects the read-only action table: the end of ``code``."""
     late: int
     """The offset of `spidl_late`, which installs what waits for the program's entry."""
+    open: int
+    """The offset of `spidl_open`, which stands in for ld.so's _dl_open."""
     shims: dict[str, int] = field(default_factory=dict)
     """C function name to the offset of its shim, entered with r10 = the address of the real
     function and r11 = that of the program's path (see boot/shims.S)."""
@@ -44,7 +46,8 @@ def _text(strings: bytes, offset: int) -> str:
     return strings[offset : strings.index(b"\0", offset)].decode("ascii")
 
 
-def _symbols(data: bytes) -> dict[str, int]:
+def symbols_of(data: bytes) -> dict[str, int]:
+    """The values of the symbols in .symtab of an ELF file, by name."""
     ehdr = _EHDR.unpack_from(data)
     sections = [_SHDR.unpack_from(data, ehdr[6] + i * _SHDR.size) for i in range(ehdr[12])]
     symtab = next(section for section in sections if section[1] == _SHT_SYMTAB)
@@ -65,7 +68,7 @@ def parse_boot(data: bytes, file: str) -> BootCode:
             raise ValueError("no ELF file")
         phdrs = [_PHDR.unpack_from(data, ehdr[5] + i * _PHDR.size) for i in range(ehdr[10])]
         loads = [phdr for phdr in phdrs if phdr[0] == _PT_LOAD]
-        symbols = _symbols(data)
+        symbols = symbols_of(data)
         if len(loads) != 1 or loads[0][3] != 0 or loads[0][5] != loads[0][6]:
             raise ValueError("not one segment at 0")
         offset, size, table = loads[0][2], loads[0][5], symbols["spidl_table"]
@@ -84,6 +87,7 @@ def parse_boot(data: bytes, file: str) -> BootCode:
         entry=ehdr[4],
         table=table,
         late=symbols["spidl_late"],
+        open=symbols["spidl_open"],
         shims={
             name.removeprefix(_SHIM): value
             for name, value in symbols.items()

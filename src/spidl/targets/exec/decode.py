@@ -23,10 +23,13 @@ from spidl.link.actions import (
     CheckVdso,
     FileIdentity,
     Filter,
+    Gate,
     Identity,
     Jump,
     Kind,
     MapFile,
+    OpenedFile,
+    Opening,
     Origin,
     Patch,
     Protect,
@@ -45,6 +48,8 @@ from spidl.targets.exec.layout import (
     HEADER,
     IDENTITY,
     MAGIC,
+    OPENED,
+    OPENING,
     ORIGIN,
     PAGE,
     RANGES,
@@ -215,6 +220,36 @@ class _Decoder:
         texts = (self.text(int.from_bytes(raw[i : i + 4], "little")) for i in range(0, len(raw), 4))
         return Report(origins, tuple(texts), call)
 
+    def numbers(self, offset: int, count: int) -> list[int]:
+        raw = self.bytes_at(offset, count, 4, 4)
+        return [int.from_bytes(raw[i : i + 4], "little") for i in range(0, len(raw), 4)]
+
+    def gate(self, row: tuple[int, ...]) -> Action:
+        _, _, real, error, origins, origin_count, array, count, _, _ = row
+        found = tuple(
+            Origin(start, end, self.text(name))
+            for start, end, name, _ in self.rows(ORIGIN, origins, origin_count)
+        )
+        openings = tuple(self.opening(*opening) for opening in self.rows(OPENING, array, count))
+        return Gate(found, openings, self.function(real), self.function(error))
+
+    def opening(
+        self, names: int, name_count: int, files: int, file_count: int, openers: int,
+        opener_count: int,
+    ) -> Opening:  # fmt: skip
+        rows = self.rows(OPENED, files, file_count)
+        _require(rows and rows[0][1], "array outside the table")
+        return Opening(
+            tuple(self.text(name) for name in self.numbers(names, name_count)),
+            tuple(
+                OpenedFile(
+                    self.text(path), self.identity(identity) if identity else None, linked != 0
+                )
+                for path, identity, linked, _ in rows
+            ),
+            tuple(self.numbers(openers, opener_count)),
+        )
+
     def action(self, row: tuple[int, ...]) -> Action:
         kind, what, a, b, c, d, array, count, path, _ = row
         match kind:
@@ -238,6 +273,8 @@ class _Decoder:
                 return Filter(self.bytes_at(array, count, 8, 8), a, self.function(b) if b else 0)
             case Kind.REPORT:
                 return self.report(row)
+            case Kind.GATE:
+                return self.gate(row)
             case Kind.CALL:
                 return Call(self.function(a))
             case Kind.IDENTITY:

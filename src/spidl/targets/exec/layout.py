@@ -117,4 +117,21 @@ ORIGIN = Record(
 )
 """Code and the offset of its object's name, for REPORT."""
 
-RECORDS = (HEADER, ACTION, SPAN, IDENTITY, SEGMENT, WORD, CPUID, RANGES, ORIGIN)
+OPENING = Record(
+    "opening",
+    (
+        ("names", "I", 0),  # offset of offsets of strings
+        ("name_count", "I", 0),
+        ("files", "I", 0),
+        ("file_count", "I", 0),
+        ("openers", "I", 0),  # offset of numbers of origins
+        ("opener_count", "I", 0),
+    ),
+)
+OPENED = Record(
+    "opened", (("path", "I", 0), ("identity", "I", 0), ("linked", "I", 0), ("reserved", "I", 0))
+)
+"""A file of an opening; identity 0: nothing may be there."""
+
+RECORDS = (HEADER, ACTION, SPAN, IDENTITY, SEGMENT, WORD, CPUID, RANGES, ORIGIN, OPENING,
+           OPENED)  # fmt: skip

@@ -15,18 +15,21 @@ from spidl.link.space import CopyRun, Write
 def compare(link: Link, linker: Dso, theirs: Memory, *, slots_bound: bool) -> None:
     """Raise `LinkError` ``adopt/differs`` for a word on which we and ld.so disagree.
 
-    A word that a module answers for may differ.  The linker's own words are left out: it goes on
-    writing to them.  Without ``slots_bound`` (a PLT symbol is undefined, so that no run with
-    LD_BIND_NOW gets through) PLT slots hold their lazy value there and are left out too.
+    A word that a module answers for may differ.  The linker's own words are left out, since it goes
+    on writing to them, and those of objects in other namespaces, which it does not relocate.
+    Without ``slots_bound`` (a PLT symbol is undefined, so that no run with LD_BIND_NOW gets
+    through) PLT slots hold their lazy value there and are left out too.
     """
     skip = _rewritten(link)
-    agreed = _agree(link, linker, theirs, skip, slots_bound=slots_bound)
+    others = (linker, *link.apart)
+    apart = {dso.label for dso in others}
+    agreed = _agree(link, apart, theirs, skip, slots_bound=slots_bound)
     for write in link.space.writes:
         if isinstance(write, CopyRun):
-            if write.origin and not linker.start <= write.origin < linker.end:
+            if write.origin and not any(d.start <= write.origin < d.end for d in others):
                 _compare_copy(write, theirs)
             continue
-        if agreed or write.by.dso == linker.name:
+        if agreed or write.by.dso in apart:
             continue
         if write.table == "DT_JMPREL" and not slots_bound:
             continue
@@ -47,13 +50,13 @@ def compare(link: Link, linker: Dso, theirs: Memory, *, slots_bound: bool) -> No
             )  # fmt: skip
 
 
-def _agree(link: Link, linker: Dso, theirs: Memory, skip: U64, *, slots_bound: bool) -> bool:
+def _agree(link: Link, apart: set[str], theirs: Memory, skip: U64, *, slots_bound: bool) -> bool:
     """Whether no word differs, asked about all at once; False may also mean: look at each."""
     writes = [
         write
         for write in link.space.writes
         if isinstance(write, Write)
-        and write.by.dso != linker.name
+        and write.by.dso not in apart
         and (slots_bound or write.table != "DT_JMPREL")
     ]
     if any(write.width != 8 for write in writes):
@@ -108,7 +111,7 @@ def _compare_copy(copy: CopyRun, theirs: Memory) -> None:
 def _difference(
     link: Link, write: Write, row: int, address: int, ours: int, theirs: int, count: int
 ) -> LinkError:
-    dso = next(d for d in link.objects if d.name == write.by.dso)
+    dso = next(d for d in link.objects if d.label == write.by.dso)
     source = int(write.source[row])
     symbol = "no symbol"
     if source >= 0 and write.table in ("DT_RELA", "DT_JMPREL"):

@@ -14,6 +14,7 @@ import numpy as np
 from spidl.elf import DT
 from spidl.link.link import Link
 from spidl.link.memory import U64, Memory
+from spidl.targets.exec.area import Area
 
 _MAP_SIZE = 1408
 """Bytes of struct link_map to look at; it grew from 1120 to 1200 over glibc 2.31 to 2.41."""
@@ -39,8 +40,22 @@ def link_maps(memory: Memory, debug: int) -> list[tuple[int, str]]:
     return found
 
 
+def tell_origin(link: Link, memory: Memory, area: Area) -> int | None:
+    """Write the program's l_origin; gives its offset in a link_map, if this build shows it."""
+    debug = find_debug(link, memory)
+    field = origin_field(memory, debug) if debug else None
+    if field is None:
+        return None
+    program = link_maps(memory, debug)[0][0]
+    if _word(memory, program + field) == 0:
+        folder = os.path.dirname(os.path.realpath(link.root.path))
+        at = area.add(folder.encode(errors="surrogateescape") + b"\0")
+        memory.write_words(np.array([program + field], np.uint64), np.array([at], np.uint64))
+    return field
+
+
 def origin_field(memory: Memory, debug: int) -> int | None:
-    """The address of the program's l_origin, None where this build does not show it."""
+    """The offset of l_origin in a link_map, None where this build does not show it."""
     maps = link_maps(memory, debug)
     named = [(at, os.path.dirname(name)) for at, name in maps[1:] if name.startswith("/")]
     starts = np.array([at for at, _ in named], np.uint64)
@@ -60,8 +75,7 @@ def origin_field(memory: Memory, debug: int) -> int | None:
     candidates = set.intersection(*here.values()) if here else set()
     if len(candidates) != 1:
         return None
-    field = maps[0][0] + candidates.pop()
-    return field if _word(memory, field) == 0 else None
+    return candidates.pop()
 
 
 def _word(memory: Memory, address: int) -> int:

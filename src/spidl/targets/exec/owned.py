@@ -19,13 +19,13 @@ ARCH_SET_FS = 0x1002
 
 def module_mappings(link: Link) -> list[Mapping]:
     """What passes other than an object's main load pass mapped."""
-    main = {d.name: _main_module(link.pipelines[d.number].passes(LOAD)) for d in link.objects}
+    main = {d.label: _main_module(link.pipelines[d.number].passes(LOAD)) for d in link.objects}
     return [m for m in link.space.mappings if m.by.module != main.get(m.by.dso)]
 
 
 def module_protections(link: Link) -> list[Action]:
     """Permissions from passes other than an object's main protect pass, which ld.so mirrors."""
-    main = {d.name: _main_module(link.pipelines[d.number].passes(PROTECT)) for d in link.objects}
+    main = {d.label: _main_module(link.pipelines[d.number].passes(PROTECT)) for d in link.objects}
     return [
         Protect(p.start, p.length, p.protection)
         for p, by in link.space.protections
@@ -64,12 +64,14 @@ def mirror_owned(link: Link, memory: Memory, pointer: int) -> None:
 
 
 def _owned(link: Link) -> Iterator[tuple[int, U8]]:
-    """(address, bytes) of every write that a module answers for."""
+    """(address, bytes) of every write that a module answers for, or that ld.so has not made."""
+    apart = {dso.label for dso in link.apart}
     for write in link.space.writes:
         if isinstance(write, CopyRun):
             if not write.origin:
                 yield write.address, write.content
             continue
-        for row in np.flatnonzero(write.owner >= 0).tolist():
+        rows = write.owner >= 0 if write.by.dso not in apart else np.ones(len(write.values), bool)
+        for row in np.flatnonzero(rows).tolist():
             value: U64 = write.values[row : row + 1].astype("<u8")
             yield int(write.addresses[row]), value.view(np.uint8)[: write.width]

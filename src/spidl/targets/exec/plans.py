@@ -19,13 +19,17 @@ _ARENA_GAP = 1 << 16
 def capture_plans(link: Link, runtime: Runtime, shown: Shown) -> list[CapturePlan]:
     """Two lazy runs, one with every slot bound, and a third lazy one in its place."""
     root = link.root
-    placements = {dso.number: place(dso) for dso in link.objects if dso.identity is not None}
+    placements = {dso.number: place(dso) for dso in link.objects
+                  if dso.identity is not None and dso.namespace is link.main}  # fmt: skip
     steering = dict(link.environment.steering)
     if shown.paths:
         steering["LD_PRELOAD"] = preload_variable(steering.get("LD_PRELOAD"), shown.paths)
     linker = placements.pop(runtime.linker.number)
     main = placements.pop(root.number)
+    if shown.program is not None:
+        main = shown.program.placement
     assert root.file.phdr_vaddr is not None, "main programs map their headers"
+    shells = [shell.placement for shell in shown.shells if shell is not shown.program]
     plans = []
     for i, now in ((0, False), (1, False), (2, True), (2, False)):
         variables = {**_PADDING[i], **steering}
@@ -33,12 +37,12 @@ def capture_plans(link: Link, runtime: Runtime, shown: Shown) -> list[CapturePla
             variables[runtime.now_variable] = "1"
         plans.append(
             CapturePlan(
-                program=root.path,
+                program=main.path,
                 arguments=(root.path, *_ARGUMENTS[i]),
                 environment=variables,
                 main=main,
                 interpreter=linker,
-                libraries=(*placements.values(), *(s.placement for s in shown.shells)),
+                libraries=(*placements.values(), *shells),
                 stop=runtime.stop,
                 arena=page_up(link.space.top) + _ARENA_GAP,
                 entry=root.bias + root.file.entry,

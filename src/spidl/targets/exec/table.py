@@ -24,6 +24,7 @@ from spidl.link.actions import (
     CheckVdso,
     FileIdentity,
     Filter,
+    Gate,
     Identity,
     Jump,
     Kind,
@@ -41,6 +42,8 @@ from spidl.targets.exec.layout import (
     HEADER,
     IDENTITY,
     MAGIC,
+    OPENED,
+    OPENING,
     ORIGIN,
     RANGES,
     SEGMENT,
@@ -87,6 +90,26 @@ class _Encoder:
         """The (offset, count) of an array of records."""
         packed = [record.packer.pack(*row) for row in rows]
         return self.array(b"".join(packed)), len(packed)
+
+    def numbers(self, numbers: Iterable[int]) -> tuple[int, int]:
+        """The (offset, count) of an array of 32-bit numbers."""
+        packed = [number.to_bytes(4, "little") for number in numbers]
+        return self.array(b"".join(packed)), len(packed)
+
+    def gate(self, gate: Gate) -> bytes:
+        rows = []
+        for opening in gate.openings:
+            names = self.numbers([self.text(name) for name in opening.names])
+            files = self.records(OPENED, [
+                (self.text(f.path), self.identity(f.identity) if f.identity else 0, f.linked, 0)
+                for f in opening.files
+            ])  # fmt: skip
+            rows.append((*names, *files, *self.numbers(opening.openers)))
+        array, count = self.records(OPENING, rows)
+        origins = self.records(
+            ORIGIN, [(o.start, o.end, self.text(o.name), 0) for o in gate.origins]
+        )
+        return _record(Kind.GATE, 0, (gate.real, gate.error, *origins), array=array, count=count)
 
     def action(self, action: Action) -> bytes:
         match action:
@@ -148,6 +171,8 @@ class _Encoder:
                     array=array,
                     count=count,
                 )
+            case Gate():
+                return self.gate(action)
             case Call(function):
                 return _record(Kind.CALL, values=(function,))
             case Identity():

@@ -19,19 +19,20 @@ from spidl.link.actions import (
     Protect,
     Protection,
     Segment,
-    Word,
 )
 from spidl.link.image import LinkedImage, Pages
 from spidl.link.link import Link
 from spidl.link.memory import U8, Memory
 from spidl.link.runtime import RUNTIME
-from spidl.link.space import PAGE, page_up
+from spidl.link.space import page_up
 from spidl.targets.exec.adopt import Adopted, adopt
+from spidl.targets.exec.area import AREA_SIZE
 from spidl.targets.exec.boot import load_boot
 from spidl.targets.exec.entries import rewrite
 from spidl.targets.exec.guards import input_checks, machine_checks
 from spidl.targets.exec.late import through_boot
-from spidl.targets.exec.origin import find_debug, origin_field
+from spidl.targets.exec.opening import through_gate, without_gate
+from spidl.targets.exec.origin import find_debug
 from spidl.targets.exec.owned import module_mappings, module_protections
 from spidl.targets.exec.selfexe import answer_for_program, refuse_own_way
 
@@ -81,31 +82,26 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     snapshot, memory = adopted.snapshot, adopted.memory
     runtime = link.facts[RUNTIME]
     files, copied = _files(link, adopted, layout)
-    extra = page_up(snapshot.arena_end) + PAGE
-    debug = find_debug(link, memory)
-    strings = b""
-    if debug:
-        field = origin_field(memory, debug)
-        if field is not None:
-            folder = os.path.dirname(os.path.realpath(link.root.path))
-            strings = folder.encode(errors="surrogateescape") + b"\0"
-            memory.write_words(np.array([field], np.uint64), np.array([extra], np.uint64))
-    boot_at = extra + _EXTRA_ROOM
-    strings = strings.ljust((len(strings) + 15) & -16, b"\0")
-    answers = answer_for_program(link, memory, extra + len(strings), load_boot(), boot_at)
+    area, debug = adopted.area, find_debug(link, memory)
+    boot_at = adopted.data.start + AREA_SIZE
+    answers = answer_for_program(link, memory, area.end, load_boot(), boot_at)
+    area.add(answers.code)
     added = {m.start: m.protection for m in module_mappings(link)}
+    opening = through_gate(link, memory, link.actions, load_boot(), boot_at)
+    last = through_boot(opening, boot_at + load_boot().late)
+    if adopted.spaces is not None:
+        last = adopted.spaces.enter(last, memory, adopted.data)
     pages = [
         Pages(start, data, added[start] if start in added else snapshot.protection(start))
         for start, data in memory.blocks
     ]
     pages += copied
     files, pages = rewrite(files, pages, answers.entries, link)
-    if strings or answers.code:
-        content = np.frombuffer(strings + answers.code, np.uint8)
-        whole = np.zeros(page_up(len(content)), np.uint8)
-        whole[: len(content)] = content
-        pages.append(Pages(extra, whole, Protection.READ | Protection.EXEC))
-    pages, protects = _open_for_words(pages, adopted.words)
+    for some, protection in ((area, Protection.EXEC), (adopted.data, Protection.WRITE)):
+        if some.content:
+            pages.append(Pages(some.start, some.pages(), Protection.READ | protection))
+    written = [*(w.address for w in adopted.words), *(c.slot for c in adopted.resolvers)]
+    pages, protects = _open_for_words(pages, written)
     root = link.root
     assert root.file.phdr_vaddr is not None
     identity = Identity(
@@ -120,10 +116,11 @@ def _adopted_image(link: Link, adopted: Adopted, layout: Layout) -> LinkedImage:
     actions: list[Action] = [identity]
     if adopted.words:
         actions.append(Patch(adopted.words))
+    actions += adopted.calls
+    actions += adopted.resolvers
     actions += protects
     actions += module_protections(link)
-    actions += adopted.calls
-    actions += through_boot(link.actions, boot_at + load_boot().late)
+    actions += last
     mapped = {file.path.decode(errors="surrogateescape") for file in files}
     return LinkedImage(
         program=root.path,
@@ -144,8 +141,11 @@ def _files(link: Link, adopted: Adopted, layout: Layout) -> tuple[list[MapFile],
     by_inode = {
         (dso.identity.device, dso.identity.inode): dso
         for dso in link.objects
-        if dso.identity is not None
+        if dso.identity is not None and dso.namespace is link.main
     }
+    for shell in adopted.shown.shells:
+        if shell.hides is not None:
+            by_inode[shell.placement.device, shell.placement.inode] = shell.hides
     segments: dict[int, list[Segment]] = {}
     copied: list[Pages] = []
     for vma in adopted.snapshot.files:
@@ -158,7 +158,7 @@ def _files(link: Link, adopted: Adopted, layout: Layout) -> tuple[list[MapFile],
                 Segment(vma.start, length, vma.offset, vma.protection)
             )
             continue
-        data = adopted.shown.shell_at(vma.start).content if dso is None else dso.file.data
+        data = adopted.shown.shell_at(vma.start).final if dso is None else dso.file.data
         copied.append(_copy(vma.start, length, vma.offset, vma.protection, data))
     files = []
     for number, parts in segments.items():
@@ -175,9 +175,9 @@ def _copy(start: int, length: int, offset: int, protection: Protection, data: U8
     return Pages(start, content, protection)
 
 
-def _open_for_words(pages: list[Pages], words: Iterable[Word]) -> tuple[list[Pages], list[Action]]:
+def _open_for_words(pages: list[Pages], words: Iterable[int]) -> tuple[list[Pages], list[Action]]:
     """Read-only pages that boot must write to are mapped writable and protected afterwards."""
-    addresses = np.array(sorted(w.address for w in words), np.uint64)
+    addresses = np.array(sorted(words), np.uint64)
     opened: list[Pages] = []
     protects: list[Action] = []
     for region in pages:
@@ -192,7 +192,7 @@ def _open_for_words(pages: list[Pages], words: Iterable[Word]) -> tuple[list[Pag
 
 def _extent(link: Link, wanted: Protection) -> tuple[int, int]:
     """First and last address of the program's segments with a permission."""
-    own = [m for m in link.space.mappings if m.by.dso == link.root.name and m.protection & wanted]
+    own = [m for m in link.space.mappings if m.by.dso == link.root.label and m.protection & wanted]
     if not own:
         return link.root.start, link.root.end
     return min(m.start for m in own), max(m.end for m in own)
@@ -200,7 +200,7 @@ def _extent(link: Link, wanted: Protection) -> tuple[int, int]:
 
 def _direct_image(link: Link, layout: Layout) -> LinkedImage:
     """A program without a C library: our own writes are all there is."""
-    by_name = {dso.name: dso for dso in link.objects}
+    by_name = {dso.label: dso for dso in link.objects}
     memory: Memory = link.space.memory
     pages: list[Pages] = []
     files: dict[str, tuple[FileIdentity, list[Segment]]] = {}
@@ -230,7 +230,7 @@ def _direct_image(link: Link, layout: Layout) -> LinkedImage:
     mapped = tuple(MapFile(p.encode(errors="surrogateescape"), i, tuple(s))
                    for p, (i, s) in files.items())  # fmt: skip
     boot_at = page_up(link.space.top) + _EXTRA_ROOM
-    actions = through_boot(link.actions, boot_at + load_boot().late)
+    actions = through_boot(without_gate(link.actions), boot_at + load_boot().late)
     return LinkedImage(
         program=root.path,
         pages=tuple(pages),
