@@ -20,9 +20,12 @@ from spidl.link.actions import (
     CheckVdso,
     FileIdentity,
     Filter,
+    Gate,
     Identity,
     Jump,
     MapFile,
+    OpenedFile,
+    Opening,
     Origin,
     Patch,
     Protect,
@@ -70,6 +73,23 @@ WORK: tuple[Action, ...] = (
     Filter(bytes(8), 1, 0x40_0000),
     Report(
         (Origin(AREA, AREA + 64, b"libc.so.6"), Origin(0, 9, b"")), (b"read", b"", b"x" * 900), 20
+    ),
+    Gate(
+        (Origin(0x4000_0000, 0x4000_0040, b"libc.so.6"), Origin(0, 1 << 47, b"y" * 900)),
+        (
+            Opening(
+                (b"libone.so.1", b"x" * 900),
+                (
+                    OpenedFile(b"/lib/libone.so", FILE),
+                    OpenedFile(b"/lib/libtwo.so", FILE, True),
+                    OpenedFile(b"/lib/absent.so", None),
+                ),
+                (0,),
+            ),
+            Opening((), (OpenedFile(b"/lib/libthree.so", FILE),), (1, 2)),
+        ),
+        0x40_0000,
+        0x40_0000,
     ),
     Call(0x40_0000),
 )

@@ -122,7 +122,7 @@ def _passes(link: Link) -> list[PassRun]:
     order = {phase.name: i for i, phase in enumerate(PHASES)}
     ran = sorted(link.history, key=lambda run: order[run.phase])
     return ran + [
-        PassRun(START.name, registered.module, pipeline.dso.name, registered.name,
+        PassRun(START.name, registered.module, pipeline.dso.label, registered.name,
                 registered.strong)
         for pipeline in link.pipelines
         for registered in pipeline.passes(START)
@@ -136,18 +136,18 @@ def _taken_over(link: Link) -> Iterator[tuple[str, str, str, str, str]]:
             found = next(one for one in PHASES if one.name == phase)
             passes = pipeline.passes(cast("Phase[Any]", found))
             now = next((registered.module for registered in passes if registered.strong), "nobody")
-            yield phase, lost.module, pipeline.dso.name, lost.name, now
+            yield phase, lost.module, pipeline.dso.label, lost.name, now
 
 
 def _roles(link: Link) -> Iterator[tuple[str, str, str]]:
     """(what, module, object): who finds libraries for, exports for, and answers for an object."""
     for pipeline in link.pipelines:
         if pipeline.find is not None:
-            yield "finder", pipeline.find[0], pipeline.dso.name
+            yield "finder", pipeline.find[0], pipeline.dso.label
         if pipeline.exporter is not None:
-            yield "exports", pipeline.exporter[0], pipeline.dso.name
+            yield "exports", pipeline.exporter[0], pipeline.dso.label
         for module, _ in pipeline.resolvers:
-            yield "resolver", module, pipeline.dso.name
+            yield "resolver", module, pipeline.dso.label
 
 
 def _whole_text(link: Link) -> list[str]:
@@ -196,7 +196,7 @@ def _passes_text(link: Link) -> list[str]:
 
 def _objects_text(link: Link) -> list[str]:
     def why(dso: Dso) -> str:
-        loader = "" if dso.loader is None else f" of {dso.loader.name}"
+        loader = "" if dso.loader is None else f" of {dso.loader.label}"
         return dso.because + loader + (f", by {dso.made_by}" if dso.made_by else "")
 
     def tls(dso: Dso) -> str:
@@ -206,7 +206,7 @@ def _objects_text(link: Link) -> list[str]:
         ("SCOPE", "OBJECT", "ADDRESS", "TLS", "WHY", "FOUND", "PATH"),
         (
             (str(link.main.members.index(dso) + 1) if dso in link.main.members else "-",
-             dso.name, f"{dso.start:#x}", tls(dso), why(dso), dso.found or "-", dso.path)
+             dso.label, f"{dso.start:#x}", tls(dso), why(dso), dso.found or "-", dso.path)
             for dso in link.objects
         ),
         numbers="SCOPE",

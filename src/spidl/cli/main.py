@@ -44,12 +44,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Spidl's own words, and the program's: those behind its name in run and bench.
+    """Spidl's own words, and the program's: those behind its name in run, bench and trace.
 
     argparse would take a ``--`` out of the program's.
     """
     words = list(argv)
-    if words[:1] not in (["run"], ["keep"], ["bench"]):
+    if words[:1] not in (["run"], ["keep"], ["bench"], ["trace"]):
         return words, []
     at = 1
     while at < len(words) and words[at] != "--" and words[at].startswith("-"):

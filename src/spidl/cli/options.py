@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 from spidl import __version__
 from spidl.diagnostics import LinkError
 
-WITH_VALUE = ("--with", "--config", "--set", "--layout", "--runs", "--but", "--cache",
-              "--user-config")  # fmt: skip
+WITH_VALUE = ("--with", "--config", "--set", "--capsule", "--layout", "--runs", "--but", "--cache",
+              "--user-config", "--symbol", "--of", "--caller", "-o", "--output")  # fmt: skip
 """Options whose value may be the next word."""
 
 
@@ -39,7 +39,12 @@ def _link(parser: argparse.ArgumentParser, *, layout: bool = True) -> None:
     group.add_argument("--config", metavar="FILE", help="a spidl.toml instead of the user's own")
     group.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="MODULE.KEY=VALUE",
-        help="a module's setting",
+        help="a module's setting; += adds to a list",
+    )  # fmt: skip
+    group.add_argument(
+        "--capsule", dest="settings", action="append", metavar="LIBRARY=ROOT",
+        type="capsule.take+={}".format,
+        help="with the module capsule: a library, or several (A,B), from another file tree",
     )  # fmt: skip
     if layout:
         group.add_argument(
@@ -193,6 +198,51 @@ def _seccomp(parser: argparse.ArgumentParser) -> None:
         _link(action, layout=False)
 
 
+def _policy(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, prog=parser.prog, parser_class=Parser
+    )  # fmt: skip
+    learn = actions.add_parser(
+        "learn", help="write the policy that programs need as they are", allow_abbrev=False,
+        description="Write the policy that programs need as they are.",
+    )  # fmt: skip
+    learn.add_argument("-o", "--output", metavar="FILE", help="instead of standard output")
+    learn.add_argument("--pin", action="store_true", help="these files only: path and build-id")
+    learn.add_argument("--symbols", action="store_true",
+                       help="symbol by symbol where a library has no interfaces")  # fmt: skip
+    learn.add_argument("--opens", action="append", default=[], metavar="OBJECT=NAME",
+                       help="what an object opens at run time, besides what is found")  # fmt: skip
+    check = actions.add_parser(
+        "check", help="what programs do that a policy does not allow", allow_abbrev=False,
+        description="What programs do that a policy does not allow: after an update, or with "
+        "LD_LIBRARY_PATH before one.",
+    )  # fmt: skip
+    check.add_argument("--policy", metavar="FILE", help="instead of the settings' own")
+    _json(check)
+    for action in (learn, check):
+        action.add_argument("programs", nargs="+", metavar="PROG", help="a name in PATH, or a path")
+        _link(action, layout=False)
+
+
+def _trace(parser: argparse.ArgumentParser) -> None:
+    _started(parser)
+    group = parser.add_argument_group("what is traced (docs/trace.md)")
+    group.add_argument(
+        "--symbol", dest="symbols", action="append", default=[], metavar="PATTERN",
+        help="functions, for instance 'str*', memcpy@GLIBC_2.14; all, the default",
+    )  # fmt: skip
+    group.add_argument("--of", metavar="PATTERN", help="of this object only")
+    group.add_argument(
+        "--caller", dest="callers", action="append", default=[], metavar="PATTERN",
+        help="as called by this object",
+    )  # fmt: skip
+    group.add_argument("--log", action="store_true",
+                       help="a line for each call, with arguments and result")  # fmt: skip
+    group.add_argument("-o", "--output", metavar="FILE", help="instead of standard error")
+    _json(parser)
+    _link(parser)
+
+
 def _analyse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="*", metavar="FILE", help="a program or shared library")
     parser.add_argument("--functions", action="store_true", help="a line for each export")
@@ -235,7 +285,9 @@ COMMANDS = {
     "tree": Command("the libraries a program needs, where each was found and why", _tree),
     "modules": Command("the modules that are installed, and the pipeline", _modules),
     "bench": Command("start times under the system's linker and as an image", _bench),
+    "trace": Command("run a program and count, or write down, calls between libraries", _trace),
     "seccomp": Command("why a program may make a system call; what an update changes", _seccomp),
+    "policy": Command("which libraries may do what in a program; what an update changes", _policy),
     "analyse": Command("the system calls that ELF files can make, by function", _analyse),
     "domain": Command("build code that is linked into a process by permission", _domain),
     "keep": Command("make the link of a program, for the launcher", _keep),
@@ -244,7 +296,10 @@ _GROUPS = (
     ("Start programs", ("run", "build", "enable", "disable", "status")),
     ("Kept images", ("warm", "cache")),
     ("Domains", ("domain",)),
-    ("Understand a link", ("explain", "tree", "modules", "analyse", "seccomp", "bench")),
+    (
+        "Understand a link",
+        ("explain", "tree", "modules", "analyse", "seccomp", "policy", "trace", "bench"),
+    ),
 )
 
 

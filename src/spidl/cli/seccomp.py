@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from spidl.diagnostics import LinkError, Place
 from spidl.elf import ElfFile
 from spidl.link.link import Link
 from spidl.modules.seccomp import DECISION, Decision, Seccomp
-from spidl.modules.seccomp.combine import Member, Step, symbol_of
+from spidl.modules.seccomp.combine import Member, Step, Unknown, symbol_of
 from spidl.session import Request, configured, find_program, make_link
 
 _MODULE = "seccomp"
@@ -43,6 +43,8 @@ def _decided(request: Request) -> tuple[Link, Decision]:
             module.strict = False
             if module.unknown == "refuse":
                 module.unknown = "deny"
+            if module.open_ended == "refuse":
+                module.open_ended = "exports"
     link.collect()
     link.load()
     link.relocate()
@@ -98,12 +100,18 @@ def _whole(link: Link, decision: Decision) -> dict[str, Any]:
              "because": decision.because.get(n)}
             for n in sorted(decision.allowed)
         ],
-        "unknown": [
-            {"object": members[u.member].name, "reason": u.reason,
-             "way": _way_json(decision, u.member, u.number)}
-            for u in decision.unknown
+        "unknown": list(_told(decision, decision.unknown)),
+        "open_ended": [
+            told for other in (decision, *decision.started.values())
+            for told in _told(other, other.open_ended)
         ],
     }  # fmt: skip
+
+
+def _told(decision: Decision, found: Iterable[Unknown]) -> Iterator[dict[str, Any]]:
+    for one in found:
+        yield {"object": decision.reach.members[one.member].name, "reason": one.reason,
+               "way": _way_json(decision, one.member, one.number)}  # fmt: skip
 
 
 def _whole_text(found: dict[str, Any]) -> Iterator[str]:
@@ -120,10 +128,14 @@ def _whole_text(found: dict[str, Any]) -> Iterator[str]:
                                            len(made_by) > _FEW else "")  # fmt: skip
         rows.append((one["call"], str(one["number"]), who or one["because"] or ""))
     yield from table(("call", "number", "made by"), rows, "number")
-    if found["unknown"]:
-        yield ""
-        yield paint("calls whose number is not known", BOLD)
-        for one in found["unknown"]:
+    for title, key in (
+        ("calls whose number is not known", "unknown"),
+        ("what is not known of the libraries that are opened", "open_ended"),
+    ):
+        if found[key]:
+            yield ""
+            yield paint(title, BOLD)
+        for one in found[key]:
             yield plain(f"{one['object']}: {one['reason']}")
             yield from (f"  {plain(line)}" for line in _way_text(one["way"]))
 

@@ -55,7 +55,7 @@ class _Survey(Module):
         def survey(dso: Dso, link: Link) -> Iterator[Need | MemoryObject]:
             """What the main pass gives, without what cannot be loaded."""
             for position, need in enumerate(collect(dso, link)):
-                broken = _check(need, link, position) if isinstance(need, Need) else None
+                broken = _check(need, dso, link, position) if isinstance(need, Need) else None
                 if broken is None:
                     yield need
                 else:
@@ -64,8 +64,8 @@ class _Survey(Module):
         pipeline.strong(COLLECT, survey)
 
 
-def _check(need: Need, link: Link, position: int) -> Broken | None:
-    if link.known(need.name) is not None:
+def _check(need: Need, dso: Dso, link: Link, position: int) -> Broken | None:
+    if need.name in (need.namespace or dso.namespace).names or link.known(need.name, dso):
         return None
     if need.path is None:
         return Broken(need.name, None, need.because, need.found, "collect/not-found", "not found",
@@ -162,9 +162,9 @@ def _node(dso: Dso, survey: _Survey) -> Node:
                 waiting.append(other)
                 first += other.made_by is not None
             else:
-                node.also.append(other.name)
+                node.also.append(other.label)
         for broken in survey.broken.get(at.number, ()):
-            before = {d.name for d in at.dependencies[: first + broken.position]}
+            before = {d.label for d in at.dependencies[: first + broken.position]}
             before |= {b.name for b in survey.broken[at.number] if b.position < broken.position}
             place = sum(child.name in before for child in node.children)
             node.children.insert(place, Node(broken.name, broken.path, broken.because,
@@ -173,7 +173,7 @@ def _node(dso: Dso, survey: _Survey) -> Node:
 
 
 def _plain_node(dso: Dso) -> Node:
-    return Node(dso.name, dso.path, dso.because, dso.found)
+    return Node(dso.label, dso.path, dso.because, dso.found)
 
 
 def _text(root: Node) -> list[str]:

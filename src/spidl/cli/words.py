@@ -31,7 +31,7 @@ class Spot:
     def __str__(self) -> str:
         if self.dso is None:
             return f"{self.address:#x}"
-        return f"{self.dso.name}+{self.address - self.dso.bias:#x}"
+        return f"{self.dso.label}+{self.address - self.dso.bias:#x}"
 
 
 def spot(link: Link, text: str) -> Spot:
@@ -50,13 +50,13 @@ def spot(link: Link, text: str) -> Spot:
     if not plus:
         return at(link, offset)
     for dso in link.objects:
-        if name in dso.names or name in (dso.name, dso.path, os.path.basename(dso.path)):
+        if name in dso.names or name in (dso.name, dso.label, dso.path, os.path.basename(dso.path)):
             return Spot(dso.bias + offset, dso)
     raise LinkError(
         "explain/no-object",
         f"no object of {link.root.name} is called `{plain(name)}`",
         place=Place(link.root.path),
-        notes=(f"its objects: {', '.join(plain(dso.name) for dso in link.objects)}",),
+        notes=(f"its objects: {', '.join(plain(dso.label) for dso in link.objects)}",),
         help="give a soname, a file name or a path, as `spidl tree` shows them",
     )
 
@@ -216,7 +216,7 @@ def _write(link: Link, write: Write | CopyRun, row: int) -> dict[str, object]:
 
 
 def _named(link: Link, name: str) -> Dso | None:
-    return next((dso for dso in link.objects if dso.name == name), None)
+    return next((dso for dso in link.objects if dso.label == name), None)
 
 
 def _deferred(link: Link, address: int) -> dict[str, object] | None:

@@ -22,9 +22,13 @@ from spidl.link.actions import (
     CheckVdso,
     FileIdentity,
     Filter,
+    Gate,
     Identity,
     Jump,
+    Kind,
     MapFile,
+    OpenedFile,
+    Opening,
     Origin,
     Patch,
     Protect,
@@ -36,7 +40,7 @@ from spidl.link.actions import (
     Word,
 )
 from spidl.targets.exec.boot import load_boot, parse_boot
-from spidl.targets.exec.layout import ACTION, HEADER
+from spidl.targets.exec.layout import ACTION, HEADER, OPENED, OPENING
 from spidl.targets.exec.table import encode
 
 SOURCES = Path(__file__).parents[3] / "boot"
@@ -45,6 +49,13 @@ READ = Protection.READ
 
 DIFFERS = CheckAuxv(6, 1)
 REPORT = Report((Origin(0, 1, b"a"),), (b"read",), 20)
+IDENTITY = FileIdentity(1, 2, 3, (4, 5), (6, 7))
+GATE = Gate(
+    (Origin(0, 1, b"a"),),
+    (Opening((b"a",), (OpenedFile(b"/a", IDENTITY),), (0,)),),
+    PROGRAM,
+    PROGRAM,
+)
 EVERY: tuple[Action, ...] = (
     CheckEnvironment((b"LD_A=1",)),
     CheckCpuid(0, 0, (0,) * 4, (0,) * 4),
@@ -56,11 +67,13 @@ EVERY: tuple[Action, ...] = (
     Filter(bytes(8)),
     Identity(0, 0, 0, 0, b"/a", (0, 0), (0, 0)),
     REPORT,
+    GATE,
 )
 USES = {  # the offsets that each of EVERY follows
     0: ("array", "count"), 1: ("array", "count"), 2: ("array", "count"), 3: ("path", "identity"),
     4: ("path",), 5: ("array", "count", "path", "identity"), 6: ("array", "count"),
     7: ("array", "count"), 8: ("array", "count", "path"), 9: ("array", "count"),
+    10: ("array", "count"),
 }  # fmt: skip
 
 
@@ -147,6 +160,10 @@ def test_a_span_that_is_no_span_or_holds_boot(tiny: Tiny, span: tuple[int, int])
         (CheckVdso(0, b"\x7fELF"), 0, (1 << 64) - 1, "bytes outside the vDSO's first page"),
         (Filter(bytes(8)), 0, 8, "bad filter"),
         (Filter(bytes(8)), 1, 1, "bad function address"),
+        (GATE, 0, 1 << 47, "bad function address"),
+        (GATE, 1, 0, "bad function address"),
+        (GATE, 2, 1 << 32, "array outside the table"),
+        (GATE, 3, 1 << 20, "array outside the table"),
         (REPORT, 0, 1 << 32, "array outside the table"),
         (REPORT, 1, 1 << 32, "array outside the table"),
         (REPORT, 1, 1 << 20, "array outside the table"),
@@ -166,7 +183,7 @@ def test_a_filter_longer_than_the_kernel_takes(tiny: Tiny) -> None:
     assert malformed(tiny, bytes(table)) == "bad filter"
 
 
-@pytest.mark.parametrize("kind", [0, 12, 0xFFFFFFFF])
+@pytest.mark.parametrize("kind", [0, max(Kind) + 1, 0xFFFFFFFF])
 def test_an_unknown_action(tiny: Tiny, kind: int) -> None:
     table = table_of(Call(PROGRAM))
     struct.pack_into("<I", table, HEADER.size + 16 * len(SPANS), kind)
@@ -194,3 +211,33 @@ def test_a_file_that_is_not_boot(data: bytes) -> None:
     with pytest.raises(LinkError) as caught:
         parse_boot(data, "boot.elf")
     assert caught.value.code == "exec/bad-boot"
+
+
+@pytest.mark.parametrize("field", OPENING.offsets())
+@pytest.mark.parametrize("value", [0x7FFFFFF8, 0xFFFFFFFF, 0xFFFFFFF8])
+def test_what_an_opening_follows(tiny: Tiny, field: str, value: int) -> None:
+    table = table_of(GATE)
+    (array,) = struct.unpack_from(
+        "<I", table, HEADER.size + 16 * len(SPANS) + ACTION.offsets()["array"]
+    )
+    struct.pack_into("<I", table, array + OPENING.offsets()[field], value)
+    assert malformed(tiny, bytes(table)) == "array outside the table"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("path", 0xFFFFFFFF, "string outside the table"),
+        ("identity", 0xFFFFFFF8, "array outside the table"),
+        ("identity", 4, "array outside the table"),
+        ("identity", 0, "array outside the table"),
+    ],
+)
+def test_the_file_of_an_opening(tiny: Tiny, field: str, value: int, message: str) -> None:
+    table = table_of(GATE)
+    (array,) = struct.unpack_from(
+        "<I", table, HEADER.size + 16 * len(SPANS) + ACTION.offsets()["array"]
+    )
+    (files,) = struct.unpack_from("<I", table, array + OPENING.offsets()["files"])
+    struct.pack_into("<I", table, files + OPENED.offsets()[field], value)
+    assert malformed(tiny, bytes(table)) == message
