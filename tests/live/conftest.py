@@ -56,7 +56,7 @@ def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
             return load(name, namespace, modules)
         time.sleep(0.03)  # what was built this very moment is not kept
         for _ in range(2):  # the first may open something of the host list
-            load(name, namespace, modules).undo()
+            load(name, Namespace(shared=namespace.process.names), modules).undo()
         replayed = load(name, namespace, modules)
         assert isinstance(replayed, Replay)
         return replayed

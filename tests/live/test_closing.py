@@ -43,7 +43,7 @@ def ended():
         return []
 
 def theirs():
-    names = {at.name: at.address for at in process.link_maps()}
+    names = {name: address for address, name in process.link_maps().items()}
     paths = {n: str(folder / f"libm{n}.so") for n in range(count)}
     return {n: names[path] for n, path in paths.items() if path in names}
 
@@ -86,7 +86,7 @@ print(live.libraries(), theirs())
 """
 
 
-def _build(folder: Path, chance: random.Random) -> None:
+def _build(folder: Path, chance: random.Random, log: int = LOG) -> None:
     """Libraries that need and see one another at random; what they only see may be absent."""
     for n in range(COUNT):
         (folder / f"libm{n}.so").write_bytes(build_dso(f"libm{n}.so"))
@@ -98,7 +98,7 @@ def _build(folder: Path, chance: random.Random) -> None:
             SOURCE
             % {
                 "n": n,
-                "log": LOG,
+                "log": log,
                 "declared": "\n".join(f"int own_{k}(void) __attribute__((weak));" for k in seen),
                 "used": " ".join(f"if (own_{k}) seen |= 1 << own_{k}();" for k in seen),
             }
@@ -201,7 +201,7 @@ def test_an_interrupted_load_leaves_nothing(build: Build, script: Script) -> Non
         from spidl.live import process
 
         def maps():
-            return {at.address for at in process.link_maps()}
+            return {*process.link_maps()}
 
         time.sleep(0.05)
         for _ in range(2):

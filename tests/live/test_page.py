@@ -12,7 +12,7 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```output\n(.*?)^```$", re.MULTIL
 
 def test_the_page(script: Callable[..., str]) -> None:
     blocks = _BLOCK.findall(PAGE.read_text())
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for code, expected in blocks:
         pattern = re.escape(expected).replace(r"\.\.\.", ".*")
         output = script(code)

@@ -96,7 +96,7 @@ def test_a_placed_library_cannot_run_and_no_page_is_ever_writable_and_executable
     assert _permissions(member) == {"r--p", "rw-p", "r-xp"}
     handle = member.shell.handle
     loading.undo()
-    assert all(at.address != handle for at in process.link_maps())
+    assert handle not in process.link_maps()
 
 
 def test_a_slot_in_relro_can_be_rebound_while_it_is_used(build: Build) -> None:

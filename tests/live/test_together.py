@@ -144,7 +144,7 @@ def test_links_that_lead_nowhere_do_not_lead_out_of_a_tree(build: Build, tmp_pat
     build("kinds.c").rename(tmp_path / "libkinds.so")
     for number in range(41):
         (tree / "lib" / f"{number}").symlink_to(f"{number + 1}" if number < 40 else tmp_path)
-    with expect("live/link-loop"):
+    with expect("collect/link-loop"):
         live.load("/lib/0/libkinds.so", root=str(tree))
 
 

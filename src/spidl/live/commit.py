@@ -9,15 +9,23 @@ DT_NEEDED (glibc's l_reldeps), and what earlier members need that it has come to
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
-from spidl.link.space import Protect
-from spidl.live import process
-from spidl.live.members import Member
-from spidl.live.namespace import Namespace
-from spidl.live.shell import open_bundle
+import numpy as np
 
+from spidl.elf import R, name_hash
+from spidl.link.space import Protect
+from spidl.link.symbols import I64, U64
+from spidl.live import process
+from spidl.live.members import Member, closure
+from spidl.live.namespace import Namespace, in_use
+from spidl.live.shell import open_bundle
+from spidl.live.stubs import NAMES, closing
+
+SYMBOLIC = (R.R64, R.GLOB_DAT, R.JUMP_SLOT)
+"""Relocation types of a word that is a symbol's address (psABI 4.4.1)."""
 _results: dict[int, int] = {}
 """What IFUNC resolvers of the process's own libraries returned, by their address."""
 
@@ -33,6 +41,37 @@ class Indirect(NamedTuple):
     lasting: bool
 
 
+class Own(NamedTuple):
+    """A word that leads to a function of the namespace's: a virtual address, a name of
+    `spidl.live.stubs`, an addend, and the symbol's index."""
+
+    member: Member
+    place: int
+    name: str
+    addend: int
+    symbol: int
+
+
+@cache
+def own_names() -> U64:
+    """Hashes of the functions that a namespace has of its own."""
+    return np.array([name_hash(name.encode()) for name in NAMES], np.uint64)
+
+
+def own_words(member: Member, symbols: I64) -> list[Own]:
+    """The words of a library that are the address of one of these symbols."""
+    file, found = member.file, []
+    assert file is not None, "it was linked just now"
+    for table in (file.rela, file.jmprel):
+        for row in table[np.isin(table["r_sym"], symbols)]:
+            if row["r_type"] in SYMBOLIC:
+                addend = int(row["r_addend"]) if row["r_type"] == R.R64 else 0
+                symbol = int(row["r_sym"])
+                name = file.symbol_name(symbol)
+                found.append(Own(member, int(row["r_offset"]), name, addend, symbol))
+    return found
+
+
 class Commit:
     """Libraries that are on their way into the process, their words written."""
 
@@ -43,6 +82,9 @@ class Commit:
         self.order: list[Member] = []
         """The same, dependencies first."""
         self.indirect: list[Indirect] = []
+        self.is_local = False
+        """Whether the rest of the namespace does not see it (RTLD_LOCAL)."""
+        self.own: list[Own] = []
         self.permissions: list[tuple[Member, Protect]] = []
         """Of pages that are read-only once all is written."""
         self._bundle: int | None = None
@@ -67,38 +109,58 @@ class Commit:
 
     def initialise(self) -> None:
         """Let the code run: IFUNCs first, then RELRO, then constructors, dependencies first."""
+        for word in self.own:
+            address = self.namespace.stubs_of(word.member.path)[word.name]
+            process.write_word(word.member.bias + word.place, address + word.addend)
+            word.member.stubs[word.symbol] = word.name, address
         for member in self.members:
             member.make_executable()
-        for word in self.indirect:
-            process.write_word(word.address, _result(word))
+        for indirect in self.indirect:
+            process.write_word(indirect.address, _result(indirect))
         for member, protect in self.permissions:
             member.protect(protect)
-        for member in self.order:
-            member.initialise()
+        # A constructor may open libraries, which see this load.
+        there = self.namespace.members
+        there += self.members
+        for member in self.members if not self.is_local else ():
+            member.make_global()
+        in_use.add(self.namespace)
+        for member in dependencies_first(self.order):
+            if not member.ran:
+                member.initialise()
         # A reference of this load may be what pins an earlier library.
-        there = [*self.namespace.members, *self.members]
         for member in closure(member for member in there if member.stays):
             process.keep_object(os.fsencode(member.shown))
 
     def undo(self) -> None:
         """Take everything back that nobody else needs."""
         bundle, self._bundle = self._bundle, None
-        if bundle is not None:
-            process.close_object(bundle)
-        for member in reversed(self.order):
-            member.shell.close()  # an interrupted `hold` has left some open
+        with closing():
+            if bundle is not None:
+                process.close_object(bundle)
+            for member in reversed(self.order):
+                member.shell.close()  # an interrupted `hold` has left some open
+        self.namespace.sweep()
 
 
-def closure(members: Iterable[Member]) -> set[Member]:
-    """Private libraries that must be there for these to work."""
-    found: set[Member] = set()
-    todo = list(members)
-    while todo:
-        member = todo.pop()
-        if member not in found:
-            found.add(member)
-            todo += member.uses
-    return found
+def dependencies_first(order: Sequence[Member]) -> list[Member]:
+    """Libraries behind those that they need and whose constructors have not run, which belong to a
+    load that is under way: one of its constructors opens these."""
+    found: dict[Member, None] = {}
+    seen: set[Member] = set()
+
+    def take(member: Member) -> None:
+        if member in seen:
+            return
+        seen.add(member)
+        for need in member.needs:
+            if not need.ran and need not in order:
+                take(need)
+        found[member] = None
+
+    for member in order:
+        take(member)
+    return list(found)
 
 
 def _result(word: Indirect) -> int:
@@ -114,7 +176,7 @@ class ShownPaths:
     """Paths that lead to a file and by which glibc has no object: names are how it knows them."""
 
     def __init__(self) -> None:
-        self._taken = {at.name for at in process.link_maps()}
+        self._taken = {*process.link_maps().values()}
 
     def new(self, path: str) -> str:
         """One for the file at ``path``."""

@@ -93,13 +93,28 @@ def once() -> U64:
     return np.sort(np.array([name_hash(name.encode()) for name in _ONCE], np.uint64))
 
 
+def is_once(name: str) -> bool:
+    """Whether a process has a function of this name only once."""
+    return name in _ONCE
+
+
 def only_once(dsos: Iterable[Dso]) -> U64:
     """`once`, as far as one of these objects exports it."""
+    parts = [_once_in(dso.file) for dso in dsos]
     names = once()
-    found = np.zeros(len(names), np.bool_)
-    for dso in dsos:
-        found[np.isin(names, dso.file.derived(by_name)["hash"])] = True
-    return names[found]
+    return names[np.isin(names, np.concatenate(parts))] if parts else names[:0]
+
+
+_there: weakref.WeakKeyDictionary[ElfFile, U64] = weakref.WeakKeyDictionary()
+
+
+def _once_in(file: ElfFile) -> U64:
+    """Hashes of what there is `once` that a file exports."""
+    found = _there.get(file)
+    if found is None:
+        names = once()
+        found = _there[file] = names[np.isin(names, file.derived(by_name)["hash"])]
+    return found
 
 
 _ONCE = (

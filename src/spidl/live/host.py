@@ -66,12 +66,16 @@ class Host:
 
     def residents(self) -> list[Resident]:
         """The program, what was preloaded, libpython and the host list, in the process's order."""
-        first, *others = [(at.address, at.name) for at in process.link_maps()]
+        first, *others = process.link_maps().items()
         shown = [first, *(key for key in others if key in self._known or self._shows(key[1]))]
         new = [key for key in shown if key not in self._known]
         if new:
             self._known |= zip(new, _look(new), strict=True)
         return [self._known[key] for key in shown]
+
+    def has(self, address: int | None) -> bool:
+        """Whether the link map at an address is of one that `residents` has given."""
+        return any(known == address for known, _ in self._known)
 
     def open(self, name: str) -> None:
         """Open one of the host list for good, as if it had been there from the start.

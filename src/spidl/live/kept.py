@@ -29,7 +29,7 @@ from spidl.link.space import Mapping
 from spidl.link.symbols import I64, Bindings
 from spidl.link.writes import Write
 from spidl.live import process
-from spidl.live.commit import owner
+from spidl.live.commit import SYMBOLIC, owner
 from spidl.live.host import Resident
 from spidl.live.loading import ORIGIN, Loading
 from spidl.live.namespace import Namespace
@@ -38,7 +38,6 @@ from spidl.live.store import open_files
 from spidl.modules.gnu.hwcaps import supported_levels
 
 _RELATIVE = (R.RELATIVE, R.RELATIVE64)
-_SYMBOLIC = (R.R64, R.GLOB_DAT, R.JUMP_SLOT)
 MODULE, OFFSET, DESCRIPTOR = "module", "offset", "descriptor"
 """Kinds of TLS words: a module id, an offset from the thread pointer, half of a descriptor."""
 
@@ -134,6 +133,7 @@ class _Description:
             "order": [self.members.index(member) for member in loading.order],
             "words": self.words,
             "thread": self.thread_words,
+            "own": [[self.members.index(word.member), *word[1:]] for word in loading.own],
             "indirect": [self._indirect(*word) for word in loading.indirect],
         }
         self.record: Record = values, self.arrays
@@ -195,7 +195,7 @@ class _Description:
             return
         bindings, row = self._bound(number, kind, rows["r_sym"])
         provider = bindings.provider[row]
-        if kind in _SYMBOLIC:
+        if kind in SYMBOLIC:
             base = np.where(
                 self.absolute[bindings.requests.dso.number][row], -1, self.bases[provider]
             )
@@ -305,6 +305,9 @@ class _Description:
             "parts": [_part(part, member.bias) for part in member.parts],
             "shell": self._shell(number, member.shell.image),
             "uses": [self.members.index(other) for other in member.uses],
+            "needs": [self.members.index(other) for other in member.needs],
+            "late": [self.members.index(other) for other in member.late],
+            "loader": -1 if member.loader is None else self.members.index(member.loader),
             "pinned": member.pinned,
             "permissions": [
                 [protect.start - member.bias, protect.length, int(protect.protection)]

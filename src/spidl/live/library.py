@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from spidl.diagnostics import LinkError, Place
 from spidl.link.module import Module
-from spidl.live import process
+from spidl.live import opening, process, stubs
 from spidl.live.commit import Commit
 from spidl.live.kept import find, keep, key_of
 from spidl.live.loading import Loading
-from spidl.live.members import Binding, Member
-from spidl.live.namespace import Namespace, lock
+from spidl.live.members import Binding, Member, breadth_first
+from spidl.live.namespace import Namespace, in_use, lock
 from spidl.live.replay import replay
 
 if TYPE_CHECKING:
     Restype = type[Any] | None
 
+stubs.answers.update(opening.ANSWERS)
 _nothing = "sched_yield"
 """A function of libc without effect that returns 0: what a closed library's functions call."""
 
@@ -49,10 +50,6 @@ class Loaded:
     def bindings(self) -> list[Binding]:
         """What each of its symbol references is bound to."""
         return self.member.bindings
-
-
-_kept: set[Namespace] = set()
-"""Namespaces that have something in the process, so that nobody's forgetting hides it."""
 
 
 def load(
@@ -84,16 +81,17 @@ def load(
     with lock:
         namespace.sweep()  # somebody may have given back a reference by dlclose
         loaded = _load(name, namespace, modules)
-        namespace.members += loaded.members
-        _kept.add(namespace)
-        return Library(loaded.wanted(), loaded)
+        wanted = loaded.wanted()
+        for member in breadth_first(wanted):
+            member.make_global()
+        return Library(wanted, loaded)
 
 
 def _load(name: str, namespace: Namespace, modules: Sequence[str | Module]) -> Commit:
     """As it was done before, or anew."""
     began = time.time_ns()
-    kept = None if modules else key_of(name, namespace)
-    if kept is not None and (record := find(*kept)) is not None:
+    key = None if modules else key_of(name, namespace)
+    if key is not None and (record := find(*key)) is not None:
         again = replay(record, namespace)
         if again is not None:
             return again
@@ -102,8 +100,8 @@ def _load(name: str, namespace: Namespace, modules: Sequence[str | Module]) -> C
         loading.prepare()
         loading.lay()
         loading.bind()
-        if kept is not None:
-            keep(loading, *kept, began)
+        if key is not None:
+            keep(loading, *key, began)
         loading.initialise()
     except BaseException:
         loading.undo()
@@ -115,10 +113,8 @@ def libraries() -> list[Loaded]:
     """All libraries that are in the process through `load`, namespace by namespace."""
     with lock:
         found = []
-        for namespace in sorted(_kept, key=lambda n: n.serial):
+        for namespace in sorted(in_use, key=lambda n: n.serial):
             namespace.sweep()
-            if not namespace.members:
-                _kept.discard(namespace)
             found += [
                 Loaded(m.name, m.path, namespace.name, m.start, m.end, m.shown, m.state, m)
                 for m in namespace.members
@@ -251,9 +247,6 @@ class Library:
                 self._functions.clear()
             finally:
                 self._loaded.undo()
-            self._namespace.sweep()
-            if not self._namespace.members:
-                _kept.discard(self._namespace)
 
     def __enter__(self) -> Self:
         return self

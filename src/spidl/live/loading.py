@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, cached_property, lru_cache
 
 import numpy as np
@@ -25,9 +25,9 @@ from spidl.link.order import dependency_order
 from spidl.link.space import Placement
 from spidl.link.symbols import U64, Bindings
 from spidl.live import process, segments
-from spidl.live.commit import Commit, Indirect, ShownPaths, owner
+from spidl.live.commit import Commit, Indirect, ShownPaths, own_names, own_words, owner
 from spidl.live.exports import asked_for, once, only_once
-from spidl.live.members import Answers, Member
+from spidl.live.members import Answers, Member, breadth_first
 from spidl.live.module import Live, aside
 from spidl.live.namespace import Namespace
 from spidl.live.outline import outline_of
@@ -64,13 +64,23 @@ def _format() -> tuple[Module, ...]:
 class Loading(Commit):
     """A library, and what it needs that is not there yet, on the way into the process.
 
-    ``wanted`` is a soname or a path.
+    ``wanted`` is a soname or a path.  ``asker`` is the library that opens it, if Python does not;
+    with ``deep`` it is bound to its own needs first (RTLD_DEEPBIND).
     """
 
     def __init__(
-        self, wanted: str, namespace: Namespace, modules: Sequence[str | Module] = ()
+        self,
+        wanted: str,
+        namespace: Namespace,
+        modules: Sequence[str | Module] = (),
+        *,
+        asker: Member | None = None,
+        deep: bool = False,
     ) -> None:
         super().__init__(namespace)
+        self.asker = asker
+        self._deep = deep
+        self._modules = tuple(modules)
         self.residents = Residents(namespace)
         self.tls_states: dict[int, TlsState] = {}
         self._placed: dict[int, Member] = {}
@@ -174,6 +184,7 @@ class Loading(Commit):
                             bindings.owner, paths, bindings.modules)
                 )  # fmt: skip
                 self._note_uses(member, bindings)
+                self._note_own(member, bindings)
         for member in self.members:
             member.show()
         self.hold()
@@ -182,6 +193,8 @@ class Loading(Commit):
 
     def _member_of(self, number: int) -> Member | None:
         """The private library that an object of the link is."""
+        if number == 0:
+            return None
         present = self.residents.of(self.link.objects[number])
         return self._placed.get(number) if present is None else present.member
 
@@ -196,6 +209,17 @@ class Loading(Commit):
             symbols = bindings.symbol[bindings.provider == number]
             kinds = self.link.objects[number].file.symbols["st_info"][symbols] >> 4
             provider.pinned |= bool((kinds == STB.GNU_UNIQUE).any())
+
+    def _note_own(self, member: Member, bindings: Bindings) -> None:
+        """Words that would lead to libc's dlopen or its kin."""
+        asked = np.flatnonzero(np.isin(bindings.requests.hash, own_names()))
+        theirs = [
+            row
+            for row in asked.tolist()
+            if bindings.provider[row] >= 0 and self._member_of(int(bindings.provider[row])) is None
+        ]
+        if theirs:
+            self.own += own_words(member, bindings.requests.symbol[theirs])
 
     def _finish(self) -> None:
         """What is left to be done once the code may run.
@@ -231,15 +255,25 @@ class Loading(Commit):
     # -- what the module `live` does in the link ---------------------------------------------------
 
     def order_scope(self, link: Link) -> None:
-        """Earlier libraries of the namespace, new ones, then the process in its own order."""
+        """What the namespace sees, new libraries, what only they see of earlier ones
+        (RTLD_LOCAL), then the process in its own order."""
+        new = [dso for dso in link.objects[1:] if self.residents.of(dso) is None]
+        present = [self.residents.of(need) for dso in new for need in dso.dependencies]
+        theirs = [one.member for one in present if one is not None and one.member is not None]
+        seen = {member for first in theirs for member in breadth_first(first)}
 
         def rank(dso: Dso) -> tuple[int, int]:
             present = self.residents.of(dso)
             if present is None:
                 return 1, dso.number
-            return (2 if present.member is None else 0), present.order
+            if present.member is None:
+                return 4, present.order
+            if present.member.global_at is None:
+                return 2 if present.member in seen else 5, present.order
+            return 3 if self._deep else 0, present.member.global_at
 
-        link.main.members[:] = [link.root, *sorted(link.objects[1:], key=rank)]
+        visible = [dso for dso in link.objects[1:] if rank(dso)[0] < 5]
+        link.main.members[:] = [link.root, *sorted(visible, key=rank)]
 
     def stay(self, dso: Dso, link: Link) -> Placement:
         """Load, for a resident: it is where it is."""
@@ -275,22 +309,30 @@ class Loading(Commit):
         """In dependency order: glibc must have what a shell names as needed."""
         new = self.new
         shown = ShownPaths()
+        unknown: dict[Member, list[str]] = {}
         needs = tls_needs([dso.file for dso in new])
         by_number = {dso.number: need for dso, need in zip(new, needs, strict=True)}
         for dso in dependency_order(self.link.objects):
             if dso.number in by_number:
                 names = [self._name_of(need) for need in dso.file.needed]
                 shell = open_shell(dso.file, names, by_number[dso.number])
+                late = [need for need, name in zip(dso.file.needed, names, strict=True) if not name]
                 member = Member(outline_of(dso), shell, shown.new(dso.path), file=dso.file)
+                member.modules = self._modules
                 self._placed[dso.number] = member
                 self.order.append(member)
+                unknown[member] = late
         for dso in new:
-            self.placed(dso).uses += self._needed(dso)
+            member = self.placed(dso)
+            member.needs = self._needed(dso.file.needed)
+            member.late = self._needed(unknown[member])
+            member.uses += member.needs
+            member.loader = None if dso.loader is None else self._member_of(dso.loader.number)
         self.members = [self.placed(dso) for dso in new]
 
-    def _needed(self, dso: Dso) -> list[Member]:
-        """The private libraries that an object's DT_NEEDED entries are."""
-        objects = [self.link.known(need) for need in dso.file.needed]
+    def _needed(self, names: Iterable[str]) -> list[Member]:
+        """The private libraries among what is needed by these names."""
+        objects = [self.link.known(name) for name in names]
         members = [None if other is None else self._member_of(other.number) for other in objects]
         return [member for member in members if member is not None]
 

@@ -11,8 +11,11 @@ The steps, each with its own method, so that SPIN-like domains can stop between 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 
@@ -20,12 +23,16 @@ from spidl.diagnostics import LinkError, Place
 from spidl.elf import ElfFile
 from spidl.link.actions import Protection
 from spidl.link.dso import identity_of
-from spidl.link.space import Mapping, Protect
+from spidl.link.module import Module
+from spidl.link.space import Mapping as Part
+from spidl.link.space import Protect
 from spidl.link.symbols import I64, U64
 from spidl.live import process, segments
 from spidl.live.outline import Outline
 from spidl.live.shell import Shell
 from spidl.live.store import open_files
+
+_places = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Member:
     outline: Outline
     shell: Shell
     shown: str
-    parts: tuple[Mapping, ...] = field(default=(), repr=False)
+    parts: tuple[Part, ...] = field(default=(), repr=False)
     is_shown: bool = False
     ran: bool = False
     """Whether its constructors were called."""
@@ -85,6 +92,24 @@ class Member:
     answers: list[Answers] = field(default_factory=list, repr=False)
     file: ElfFile | None = field(default=None, repr=False)
     """None where nobody has parsed it for this load."""
+    needs: list[Member] = field(default_factory=list, repr=False)
+    """Those of ``uses`` that its DT_NEEDED entries are, in their order."""
+    late: list[Member] = field(default_factory=list, repr=False)
+    """Those of ``needs`` that glibc did not have when the shell was opened (a cycle)."""
+    loader: Member | None = field(default=None, repr=False)
+    """Whose need brought it, None where it was asked for."""
+    is_initial: bool = True
+    """Whether it came with what Python asked for, and not with what a library of the namespace
+    opened: all that did is one list, as the program's libraries are."""
+    global_at: int | None = None
+    """Its place among what the whole namespace sees (RTLD_GLOBAL), None where that does not."""
+    heads: list[Member] = field(default_factory=list, repr=False)
+    """What dlopen was asked for when this came with it or was needed by it: these and their needs
+    it sees in any case."""
+    modules: Sequence[str | Module] = ()
+    """Those of its load, as it was asked for."""
+    stubs: dict[int, tuple[str, int]] = field(default_factory=dict, repr=False)
+    """By symbol: name and address of the functions that are the namespace's own."""
 
     @property
     def name(self) -> str:
@@ -130,6 +155,9 @@ class Member:
                         address,
                         None if module < 0 else answer.modules[module],
                     )
+                    if symbol in self.stubs:
+                        name, address = self.stubs[symbol]
+                        found[symbol] = Binding(name, found[symbol].version, None, address, "live")
         return [found[symbol] for symbol in sorted(found)]
 
     def show(self) -> None:
@@ -237,11 +265,63 @@ class Member:
     @property
     def is_mapped(self) -> bool:
         """Whether glibc still has it."""
-        handle = self.shell.handle
-        return self.shell.is_latest and any(
-            at.address == handle and (not self.is_shown or at.name == self.shown)
-            for at in process.link_maps()
-        )
+        return self.is_among(process.link_maps({self.shell.handle}))
+
+    def make_global(self) -> None:
+        """Let the whole namespace see it, behind what it sees already."""
+        if self.global_at is None:
+            self.global_at = next(_places)
+
+    def is_among(self, maps: Mapping[int, str]) -> bool:
+        """Whether it is one of glibc's objects: addresses of link maps and names."""
+        name = maps.get(self.shell.handle)
+        there = name is not None and (not self.is_shown or name == self.shown)
+        return there and self.shell.is_latest
+
+    def refer(self, flags: int = 0) -> int:
+        """dlopen's handle with one reference more, 0 where glibc has unmapped it.
+
+        ``flags`` are further ones of dlopen's.
+        """
+        known = process.RTLD_NOW | process.RTLD_NOLOAD | flags
+        handle = process.dlopen(os.fsencode(self.shown), known)
+        if handle and (handle != self.shell.handle or not self.shell.is_latest):
+            process.close_object(handle)  # the process has the same file
+            return 0
+        return handle
+
+
+def closure(members: Iterable[Member]) -> set[Member]:
+    """Private libraries that must be there for these to work."""
+    found: set[Member] = set()
+    todo = list(members)
+    while todo:
+        member = todo.pop()
+        if member not in found:
+            found.add(member)
+            todo += member.uses
+    return found
+
+
+def scope(members: Iterable[Member], heads: Iterable[Member]) -> list[Member]:
+    """Where the libraries of a namespace look for symbols: what all of them see, then ``heads`` and
+    their needs, breadth-first (RTLD_LOCAL)."""
+    seen = [(member.global_at, member) for member in members if member.global_at is not None]
+    found = dict.fromkeys(member for _, member in sorted(seen, key=itemgetter(0)))
+    for head in heads:
+        found |= dict.fromkeys(breadth_first(head))
+    return list(found)
+
+
+def breadth_first(first: Member) -> list[Member]:
+    """A library and what it needs, as glibc searches them."""
+    found = {first: None}
+    todo = [first]
+    for member in todo:
+        new = dict.fromkeys(need for need in member.needs if need not in found)
+        found |= new
+        todo += new
+    return todo
 
 
 def _reopened(outline: Outline) -> ElfFile:

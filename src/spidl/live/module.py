@@ -22,7 +22,7 @@ from spidl.link.symbols import Exports
 from spidl.live.exports import Exporter, cut_down, without
 from spidl.live.store import open_files
 from spidl.live.tls import descriptor, thread_offset
-from spidl.live.tree import find_in_tree
+from spidl.modules.gnu.tree import find_in_tree
 
 if TYPE_CHECKING:
     from spidl.link.pipeline import Finder
@@ -104,6 +104,10 @@ class Live(Module):
         """The process and the namespace's earlier libraries are part of the link."""
         for path in self.loading.residents.paths:
             yield Need(path, path, because="the process has it")
+        for one in link.objects[1:]:  # RPATH is handed on by who loaded it
+            present = self.loading.residents.of(one)
+            if present is not None and present.member is not None and present.member.loader:
+                one.loader = link.known(present.member.loader.path) or one.loader
 
     def _finder(self, earlier: Finder) -> Finder:
         """What is there under a name, else a file that is to be loaded."""
@@ -112,9 +116,18 @@ class Live(Module):
             path = self.loading.residents.find(name)
             if path is not None:
                 return Need(name, path, found="the process has it")
-            if self.loading.namespace.root is not None:
-                return find_in_tree(name, dso, link, self.loading.namespace.root)
-            return earlier(name, dso, link)
+            opener = self.loading.asker
+            if dso.is_root and opener is not None:
+                dso = link.known(opener.path) or dso
+            root = self.loading.namespace.root
+            if root is None:
+                return earlier(name, dso, link)
+            found = find_in_tree(name, root, dso, link)
+            inside = name.removeprefix(root.rstrip("/"))
+            if found.path is None and inside.startswith("/") and inside != name:
+                # A path that it got from dladdr, say.
+                found = find_in_tree(inside, root, dso, link)
+            return replace(found, name=name)
 
         return find
 

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -20,9 +20,9 @@ from spidl.diagnostics import LinkError, Place
 from spidl.link.actions import Protection
 from spidl.link.memory import U8
 
-RTLD_NOW = 2
-_RTLD_NOLOAD, _RTLD_NODELETE = 4, 0x1000
-RTLD_DEEPBIND = 8
+RTLD_NOW, RTLD_NOLOAD, RTLD_DEEPBIND = 2, 4, 8
+RTLD_GLOBAL, RTLD_NODELETE = 0x100, 0x1000
+_RTLD_DL_LINKMAP = 2
 _RTLD_DI_TLS_MODID, _RTLD_DI_TLS_DATA = 9, 10
 _MAP_PRIVATE, _MAP_FIXED, _MAP_ANONYMOUS = 2, 16, 32
 _PyBUF_WRITE = 0x200
@@ -50,12 +50,20 @@ _dlopen = _function("dlopen", ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int)
 _dlclose = _function("dlclose", ctypes.c_int, ctypes.c_void_p)
 _dlsym = _function("dlsym", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
 _dlerror = _function("dlerror", ctypes.c_char_p)
+_dlvsym = _function("dlvsym", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p)
+_dladdr1 = _function(
+    "dladdr1", ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int
+)
 _dlinfo = _function("dlinfo", ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 _strdup = _function("strdup", ctypes.c_void_p, ctypes.c_char_p)
 _free = _function("free", None, ctypes.c_void_p)
 _pthread_self = _function("pthread_self", ctypes.c_uint64)
 _view = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
     ("PyMemoryView_FromMemory", ctypes.pythonapi)
+)
+_Look = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_dl_iterate_phdr = ctypes.PYFUNCTYPE(ctypes.c_int, _Look, ctypes.c_void_p)(
+    ("dl_iterate_phdr", ctypes.PyDLL(None))
 )
 _Constructor = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _Resolver = ctypes.CFUNCTYPE(ctypes.c_uint64)
@@ -90,6 +98,14 @@ def map_zeros(address: int, length: int, protection: Protection) -> None:
     _mapped(_mmap(address, length, int(protection), flags, -1, 0), "map memory")
 
 
+def map_anywhere(length: int) -> int:
+    """The address of new pages of zeros, readable and writable; nobody ever unmaps them."""
+    flags = _MAP_PRIVATE | _MAP_ANONYMOUS
+    found = _mmap(None, length, int(Protection.READ | Protection.WRITE), flags, -1, 0)
+    _mapped(found, "map memory")
+    return int(found)
+
+
 def protect(address: int, length: int, protection: Protection) -> None:
     """Change the permission of pages."""
     _mapped(_mprotect(address, length, int(protection)), "protect memory")
@@ -115,9 +131,40 @@ def open_object(path: bytes, flags: int = RTLD_NOW) -> int:
     return found
 
 
+def dlopen(path: bytes | None, flags: int) -> int:
+    """dlopen as it is: 0 where it fails, and then dlerror has its text."""
+    return _dlopen(path, flags) or 0
+
+
+def dlclose(handle: int) -> int:
+    """dlclose as it is: not 0 where it fails, and then dlerror has its text."""
+    found: int = _dlclose(handle)
+    return found
+
+
+def dlsym(handle: int, name: bytes, version: bytes | None = None) -> int:
+    """dlsym, or dlvsym, as it is: 0 where it fails, and then dlerror has its text."""
+    if version is None:
+        return _dlsym(handle, name) or 0
+    return _dlvsym(handle, name, version) or 0
+
+
+def dlinfo(handle: int, request: int, argument: int) -> int:
+    """dlinfo as it is."""
+    found: int = _dlinfo(handle, request, argument)
+    return found
+
+
+def object_at(address: int) -> int | None:
+    """The object, by its link map, that an address belongs to (dladdr1)."""
+    names, found = (ctypes.c_void_p * 4)(), ctypes.c_void_p()
+    there = _dladdr1(address, names, ctypes.byref(found), _RTLD_DL_LINKMAP)
+    return found.value if there else None
+
+
 def keep_object(path: bytes) -> None:
     """Never unmap an object that glibc has under this name; nothing is opened."""
-    handle = _dlopen(path, RTLD_NOW | _RTLD_NOLOAD | _RTLD_NODELETE)
+    handle = _dlopen(path, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE)
     if handle:
         _dlclose(handle)
 
@@ -186,12 +233,25 @@ def _first_map() -> int:
     return at
 
 
-def link_maps() -> Iterator[LinkMap]:
-    """Every object in the process's main list, the program first."""
-    at = _first_map()
-    while at:
-        yield LinkMap(at)
-        at = read_word(at + _NEXT)
+def link_maps(among: Container[int] | None = None) -> dict[int, str]:
+    """The addresses and names of the objects in the process's main list, the program first.
+
+    With ``among``, those at these addresses only.
+    """
+    found: dict[int, str] = {}
+
+    def look(*_: int | None) -> int:
+        at = _first_map()
+        while at:
+            if among is None or at in among:
+                found[at] = LinkMap(at).name
+            at = read_word(at + _NEXT)
+        return 1  # all was seen
+
+    # Other threads may close libraries meanwhile: inside of this call glibc does not let them
+    # change the list (elf/dl-iteratephdr.c), and with Python's lock held nobody here waits for us.
+    _dl_iterate_phdr(_Look(look), None)
+    return found
 
 
 @cache

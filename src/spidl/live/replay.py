@@ -22,7 +22,7 @@ from spidl.elf import R
 from spidl.link.actions import FileIdentity, Protection
 from spidl.link.space import Mapping, Protect, Provenance
 from spidl.live import process, segments
-from spidl.live.commit import Commit, Indirect, ShownPaths
+from spidl.live.commit import Commit, Indirect, Own, ShownPaths
 from spidl.live.host import Resident
 from spidl.live.kept import DESCRIPTOR, MODULE, identified
 from spidl.live.loading import working_folder
@@ -113,6 +113,8 @@ class Replay(Commit):
             self.indirect.append(
                 Indirect(self._biases[member] + place, self._biases[base] + function, lasting)
             )
+        for number, place, name, addend, symbol in self._values["own"]:
+            self.own.append(Own(self.members[number], place, name, addend, symbol))
         paths = [member.path for member in self.members]
         paths += [resident.path for resident in self._residents]
         for number, member in enumerate(self.members):
@@ -136,6 +138,9 @@ class Replay(Commit):
             member.parts = tuple(_part(member, *part) for part in found["parts"])
             segments.map_segments(member.outline, member.bias, member.parts)
             member.uses = [self._made[other] for other in found["uses"]]
+            member.needs = [self._made[other] for other in found["needs"]]
+            member.late = [self._made[other] for other in found["late"]]
+            member.loader = self._made.get(found["loader"])
             member.pinned = found["pinned"]
 
     def _open_shell(

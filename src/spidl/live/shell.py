@@ -183,7 +183,7 @@ def _unique_path(descriptor: int, serial: int) -> bytes:
     return f"/proc/{os.getpid()}/fd/{steps}{descriptor}".encode()
 
 
-def open_bundle(needed: Sequence[str]) -> int:
+def open_bundle(needed: Sequence[str], soname: str | None = None) -> int:
     """Open an object that only needs others; gives dlopen's handle.
 
     Raises `LinkError` ``live/shell``.
@@ -191,7 +191,7 @@ def open_bundle(needed: Sequence[str]) -> int:
     descriptor = -1
     try:
         descriptor = os.memfd_create("spidl:bundle", os.MFD_CLOEXEC)
-        os.write(descriptor, build_dso(new_soname("bundle"), {}, needed=needed))
+        os.write(descriptor, build_dso(soname or new_soname("bundle"), {}, needed=needed))
         return process.open_object(_unique_path(descriptor, next(_serials)))
     except OSError as error:
         raise _not_opened("what belongs together", error) from None
