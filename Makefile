@@ -22,13 +22,15 @@ lint: setup-test
 	$(PYTHON) -m mypy --strict tests/programs tests/survey benchmarks
 
 # Every program of this machine, plainly and under filters, packages' own test suites under filters,
-# then real work in a root of another Debian: hours.
+# then real work in a root of another Debian, and with a third one's libraries: hours.
 survey: setup-test
 	$(PYTHON) -m tests.survey $(ARGS)
 	$(PYTHON) -m tests.survey.filtered
 	$(PYTHON) -m tests.survey.filtered_work
 	$(PYTHON) -m tests.survey.filtered_suites
 	$(PYTHON) -m tests.survey.trixie
+	$(PYTHON) -m tests.survey.capsules
+	$(PYTHON) -m tests.survey.policies
 
 trixie: setup-test
 	$(PYTHON) -m tests.survey.trixie $(ARGS)
@@ -44,5 +46,6 @@ bench: setup-test
 clean:
 	$(MAKE) --quiet -C boot clean
 	$(MAKE) --quiet -C launcher clean
+	$(MAKE) --quiet -C decode clean
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -8,7 +8,8 @@ started by a survey (tests/survey/programs.py); and the programs of benchmarks/w
 clang, whose libraries take minutes to analyse.
 
 *allowed* is what the filter lets through under the default settings; a program that can reach a
-call of unknown number is marked with *.  *traced* is what strace sees the program make
+call of unknown number is marked with *, one that may open any library, which may call all that the
+others export, with a dagger.  *traced* is what strace sees the program make
 itself when asked for ``--version`` and for ``--help``: a lower bound.  *libraries* is every call
 in the code of its objects, and *libc* every call in the code of libc and ld.so.
 """
@@ -72,6 +73,8 @@ class Row:
     """Traced and not allowed: must be none."""
     unknown: bool
     """It can reach a call of unknown number, which adds none."""
+    open_ended: bool
+    """It may open a library that cannot be foreseen."""
 
 
 def examine(path: str, folder: Path) -> Row:
@@ -94,6 +97,7 @@ def examine(path: str, folder: Path) -> Row:
     return Row(
         os.path.basename(path), len(decision.allowed), len(seen), _count(linked), _count(base),
         len(link.objects), len(members) - len(link.objects), tuple(sorted(seen - allowed)), unknown,
+        bool(decision.open_ended),
     )  # fmt: skip
 
 
@@ -125,12 +129,16 @@ def _traced(path: str, argument: str, folder: Path) -> set[str]:
     return set(seen.own - BY_LINKER)
 
 
+def _marks(row: Row) -> str:
+    return f"{' *' if row.unknown else ''}{' †' if row.open_ended else ''}"
+
+
 def table(rows: Sequence[Row]) -> str:
     """Markdown: every program, and what they come to."""
     lines = ["| program | allowed | traced | its libraries | libc | objects | it may open |",
              "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
     lines += [
-        f"| {row.program}{' *' if row.unknown else ''} | {row.allowed} | {row.traced} "
+        f"| {row.program}{_marks(row)} | {row.allowed} | {row.traced} "
         f"| {row.libraries} | {row.libc} | {row.objects} | {row.opened} |"
         for row in rows
     ]

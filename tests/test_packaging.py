@@ -11,8 +11,8 @@ from pathlib import Path
 import spidl
 
 ROOT = Path(__file__).parents[1]
-WANTED = ("boot", "launcher", "src", "pyproject.toml", "setup.py", "README.md", "LICENSE")
-NATIVE = shutil.ignore_patterns("__pycache__", "*.egg-info", "boot.elf", "bin")
+WANTED = ("boot", "decode", "launcher", "src", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+NATIVE = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.elf", "*.so", "bin")
 
 
 def test_an_installed_command(tmp_path: Path) -> None:

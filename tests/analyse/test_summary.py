@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spidl.analyse import Class, Site, Summary, analyse, summary_of
+from spidl.analyse import Class, Site, Summary, Told, analyse, summary_of
 from spidl.analyse.names import NAMES, name_of, number_of
 from spidl.analyse.note import embed, embedded
 from spidl.analyse.summary import ByAddress, Classes
@@ -27,10 +27,12 @@ LIBM = "/lib/x86_64-linux-gnu/libm.so.6"
 MADE = Summary(
     build_id="ab12", soname="libx.so.1", needed=("libc.so.6",),
     imports=tuple((f"name{at}", "V1" if at % 2 else None) for at in range(11)),
-    classes=(Class(frozenset({0, 1, 462}), frozenset({0, 10}), frozenset({(10, 39), (10, 1)})),
+    classes=(Class(frozenset({0, 1, 462}), frozenset({0, 10}), frozenset({(10, 39), (10, 1)}),
+                   frozenset({0, 2})),
              Class(frozenset(), frozenset(), unknown=True)),
     always=1, entry=0, exports={("f", "V2"): 0, ("g", None): 1},
     addresses={0x2000: 1, 0x1000: 0}, wrappers={("f", "V2"): 5},
+    told=(Told(0, "open"), Told(3, "\udcff"), Told(10, None)),
     unknown=(Site(0x1234, "f", "why", (1,)),), flags=frozenset({"int80"}),
 )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from spidl.analyse.analyser import analyse
 from spidl.analyse.explaining import ALWAYS, ENTRY, Step, explain
 from spidl.analyse.keeping import summary_of
-from spidl.analyse.summary import Class, Site, Summary
+from spidl.analyse.summary import Class, Site, Summary, Told
 
 __all__ = [
     "ALWAYS",
@@ -12,6 +12,7 @@ __all__ = [
     "Site",
     "Step",
     "Summary",
+    "Told",
     "analyse",
     "explain",
     "summary_of",

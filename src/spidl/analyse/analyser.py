@@ -10,7 +10,7 @@ import numpy as np
 
 from spidl.analyse.graph import Graph, build_graph, reach
 from spidl.analyse.numbers import TAKES_NUMBER
-from spidl.analyse.summary import NUMBERS, Classes, Key, Site, Summary
+from spidl.analyse.summary import NUMBERS, Classes, Key, Site, Summary, Told
 from spidl.elf import PF, ElfFile
 
 
@@ -52,7 +52,15 @@ class _Bits:
         call_index = {call: at for at, call in enumerate(self._calls)}
         for node, symbol, number in calls:
             self.own[node] |= 1 << (self._calls_at + call_index[symbol, number])
-        self.faults_at = self._calls_at + len(self._calls)
+        told = {(node if node >= 0 else graph.always, index[keys[symbol]], name)
+                for node, symbol, name in numbers.told}  # fmt: skip
+        names = sorted({(symbol, name) for _, symbol, name in told}, key=_by_name)
+        self.told = tuple(Told(symbol, name) for symbol, name in names)
+        self._told_at = self._calls_at + len(self._calls)
+        told_index = {one: at for at, one in enumerate(names)}
+        for node, symbol, name in told:
+            self.own[node] |= 1 << (self._told_at + told_index[symbol, name])
+        self.faults_at = self._told_at + len(self.told)
         for at, fault in enumerate(graph.faults):
             node = graph.always if fault.function < 0 else fault.function
             self.own[node] |= 1 << (self.faults_at + at)
@@ -65,17 +73,24 @@ class _Bits:
         rows = np.frombuffer(content, dtype=np.uint8).reshape(len(masks), width)
         start = self._calls_at // 8
         rest = np.unpackbits(rows[:, start:], axis=1, bitorder="little")
-        between = self.faults_at - self._calls_at
-        which, call = np.nonzero(rest[:, :between])
+        behind, between = self._told_at - self._calls_at, self.faults_at - self._calls_at
+        which, call = np.nonzero(rest[:, :behind])
+        told = np.column_stack(np.nonzero(rest[:, behind:between])).astype(np.uint32)
         calls = np.array(self._calls, dtype=np.uint32).reshape(-1, 2)[call]
         unknown = rest[:, between : between + faults]
         found = Classes(
             rows[:, : NUMBERS // 8].copy(),
             rows[:, NUMBERS // 8 : start].copy(),
             np.column_stack([which.astype(np.uint32), calls]),
+            told,
             np.any(unknown, axis=1).astype(np.bool_).reshape(-1),
         )
         return found, [tuple(np.flatnonzero(column).tolist()) for column in unknown.T]
+
+
+def _by_name(told: tuple[int, str | None]) -> tuple[int, bool, str]:
+    symbol, name = told
+    return symbol, name is None, name or ""
 
 
 def _order(key: Key) -> tuple[str, str]:
@@ -87,7 +102,7 @@ def summarise(graph: Graph) -> Summary:
     layout, file = graph.layout, graph.layout.file
     bits = _Bits(graph)
     exported = layout.exported
-    nodes = np.full(len(exported), graph.always)
+    nodes = graph.data_nodes(layout.symbol_values[exported])
     code = layout.export_in_text
     homes = graph.functions.home(layout.symbol_values[exported][code])
     # A symbol in the text that nothing can decode is data there.
@@ -138,6 +153,7 @@ def summarise(graph: Graph) -> Summary:
         exports=exports,
         addresses=addresses,
         wrappers=wrappers,
+        told=bits.told,
         unknown=tuple(
             Site(vaddr, _place(graph, names, node), reason, reached[at])
             for at, (vaddr, node, reason) in enumerate(sites)

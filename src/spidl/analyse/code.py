@@ -16,6 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from spidl.analyse.layout import Column, Text
+from spidl.analyse.native import (
+    ENDS,
+    FALLS,
+    INTERRUPT,
+    RETURNS,
+    SYSCALL,
+    UNSURE,
+    Marks,
+    Rows,
+    sweep_fast,
+)
 from spidl.diagnostics import LinkError
 
 if TYPE_CHECKING:
@@ -28,11 +39,8 @@ CALL, JUMP, BRANCH, MEMORY, BOUND, WIDE, TABLE = range(7)
 """Kinds of references: near call, jump, conditional jump; a RIP-relative operand; such an operand
 of a call or jump through memory; an immediate or displacement that is an address; an entry of a
 table of relative addresses."""
-FLOWS: Final = (CALL, JUMP, BRANCH, TABLE)
+FLOWS: Final = (CALL, JUMP, BRANCH)
 """What leads to code for certain; others may lead to data."""
-
-_SEQUEL, _END, _PADDING = 1, 2, 4
-"""What is known of an opcode: can continue behind it; ends a function; may be padding."""
 
 
 def decoder() -> type[iced_x86.Decoder]:
@@ -140,7 +148,7 @@ class Refs:
             np.concatenate([part.kinds for part in parts]),
         )
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> Refs:
+    def where(self, mask: npt.NDArray[np.bool_] | Column) -> Refs:
         return Refs(self.sources[mask], self.targets[mask], self.kinds[mask])
 
 
@@ -172,114 +180,130 @@ def sweep(text: Text, starts: Column, ends: Column, certain: Column) -> Decoded:
     nothing is known.  A function is *strange* where bytes in that range are no instruction or a
     branch leads between two.
     """
-    data = bytes(text.data[starts[0] - text.vaddr : ends[-1] - text.vaddr]) if len(starts) else b""
-    base = int(starts[0]) if len(starts) else 0
-    parts: list[Decoded] = []
-    first = 0
-    # Batches end where a function does.
-    while first < len(starts):
-        last = int(np.searchsorted(ends, starts[first] + _BATCH, "right"))
-        last = max(last, first + 1)
-        rows = slice(first, last)
-        parts.append(_batch(data, base, starts[rows], ends[rows], certain[rows], first))
-        first = last
-    return Decoded(
-        Refs.join(part.refs for part in parts),
-        _join(part.syscalls for part in parts),
-        _join(part.interrupts for part in parts),
-        Refs.join(part.wide for part in parts),
-        _join(part.falls for part in parts),
-        _join(part.returns for part in parts),
-        _join(part.strange for part in parts),
-        _join(part.cuts for part in parts),
-    )
-
-
-def _join(columns: Iterable[Column]) -> Column:
-    parts = list(columns)
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
-
-
-def _batch(
-    data: bytes, base: int, starts: Column, ends: Column, certain: Column, first: int
-) -> Decoded:
-    table, make = codes(), decoder()
-    decoders: Iterator[iced_x86.Decoder] = (
-        make(64, data[start - base : end - base], ip=start)
-        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-    )
-    found = list(chain.from_iterable(decoders))
-    count = len(found)
-    numbers = np.fromiter(map(attrgetter("code"), found), np.uint16, count)
-    vaddrs = np.fromiter(map(attrgetter("ip"), found), np.int64, count)
-    relative = np.fromiter(map(attrgetter("is_ip_rel_memory_operand"), found), np.bool_, count)
-    kinds = table.kinds[numbers]
-    branches = np.flatnonzero(kinds >= 0)
-    led = map(attrgetter("near_branch_target"), compress(found, (kinds >= 0).tolist()))
-    targets = np.fromiter(led, np.uint64, len(branches)).astype(np.int64)
-    operands = np.flatnonzero(relative)
-    memory = map(attrgetter("ip_rel_memory_address"), compress(found, relative.tolist()))
-    addressed = np.fromiter(memory, np.uint64, len(operands)).astype(np.int64)
-    wide = np.flatnonzero(table.wide[numbers])
-    values = np.fromiter((found[at].immediate64 for at in wide.tolist()), np.uint64, len(wide))
-    interrupts = [at for at in np.flatnonzero(numbers == table.interrupt).tolist()
-                  if found[at].immediate8 == 0x80]  # fmt: skip
-    del found
-    refs = Refs(
-        np.concatenate([vaddrs[branches], vaddrs[operands]]),
-        np.concatenate([targets, addressed]),
-        np.concatenate([kinds[branches],
-                        np.where(table.bound[numbers[operands]], BOUND, MEMORY).astype(np.int8)]),
-    )  # fmt: skip
-    # The function of each instruction, and its last one that is not padding.
-    bounds = np.searchsorted(vaddrs, np.concatenate([starts, ends[-1:]]))
-    last, begin = bounds[1:] - 1, bounds[:-1]
-    while True:
-        padded = (last > begin) & table.padding[numbers[last]]
-        if not padded.any():
-            break
-        last = last - padded
-    final = numbers[last]
-    calls = table.calls[final]
-    near_branches = vaddrs[branches], targets
-    strange, cuts = _strange(table, numbers, vaddrs, starts, certain, near_branches, data, base)
+    marks = np.zeros(len(text.data), dtype=np.bool_)
+    finals = np.full(len(starts), UNSURE, dtype=np.uint8)
+    parts = list(sweep_fast(text, starts, ends, marks, finals))
+    rest = np.flatnonzero(finals == UNSURE)
+    impossible = [np.zeros(0, dtype=np.int64)]
+    for batch in _batches(rest, starts, ends):
+        decoder_ = _Batch(text, starts[batch], ends[batch])
+        parts.append(decoder_.rows())
+        impossible.append(decoder_.impossible())
+        marks[decoder_.vaddrs - text.vaddr] = True
+        finals[batch] = decoder_.finals()
+    rows = Refs.join(Refs(*part) for part in parts)
+    parts.clear()
+    refs = rows.where(rows.kinds < WIDE)
+    strange, cuts = _strange(text, starts, ends, certain, refs, marks, np.concatenate(impossible))
     return Decoded(
         refs,
-        vaddrs[numbers == table.syscall],
-        vaddrs[np.array(interrupts, dtype=np.int64)],
-        Refs(vaddrs[wide], values.astype(np.int64), np.full(len(wide), WIDE, dtype=np.int8)),
-        first + np.flatnonzero(~table.ends[final] & ~calls & ~table.padding[final]),
-        first + np.flatnonzero(calls),
-        first + strange,
+        rows.sources[rows.kinds == SYSCALL],
+        rows.sources[rows.kinds == INTERRUPT],
+        rows.where(rows.kinds == WIDE),
+        np.flatnonzero(finals == FALLS),
+        np.flatnonzero(finals == RETURNS),
+        strange,
         cuts,
     )
 
 
+def _batches(rows: Column, starts: Column, ends: Column) -> Iterator[Column]:
+    """Functions in pieces of some `_BATCH` bytes."""
+    sizes = np.cumsum(ends[rows] - starts[rows])
+    first = 0
+    while first < len(rows):
+        before = int(sizes[first - 1]) if first else 0
+        last = max(int(np.searchsorted(sizes, before + _BATCH, "right")), first + 1)
+        yield rows[first:last]
+        first = last
+
+
+class _Batch:
+    """Some functions as iced reads them."""
+
+    def __init__(self, text: Text, starts: Column, ends: Column) -> None:
+        make, base = decoder(), text.vaddr
+        decoders: Iterator[iced_x86.Decoder] = (
+            make(64, bytes(text.data[start - base : end - base]), ip=start)
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        )
+        self._found = list(chain.from_iterable(decoders))
+        self._starts = starts
+        count = len(self._found)
+        self.vaddrs: Column = np.fromiter(map(attrgetter("ip"), self._found), np.int64, count)
+        self._codes = np.fromiter(map(attrgetter("code"), self._found), np.uint16, count)
+
+    def rows(self) -> Rows:
+        """What they refer to."""
+        table, found, numbers, vaddrs = codes(), self._found, self._codes, self.vaddrs
+        is_relative = attrgetter("is_ip_rel_memory_operand")
+        relative = np.fromiter(map(is_relative, found), np.bool_, len(found))
+        kinds = table.kinds[numbers]
+        branches, operands = np.flatnonzero(kinds >= 0), np.flatnonzero(relative)
+        led = map(attrgetter("near_branch_target"), compress(found, (kinds >= 0).tolist()))
+        targets = np.fromiter(led, np.uint64, len(branches)).astype(np.int64)
+        memory = map(attrgetter("ip_rel_memory_address"), compress(found, relative.tolist()))
+        addressed = np.fromiter(memory, np.uint64, len(operands)).astype(np.int64)
+        wide = np.flatnonzero(table.wide[numbers])
+        values = np.fromiter((found[at].immediate64 for at in wide.tolist()), np.uint64, len(wide))
+        syscalls = np.flatnonzero(numbers == table.syscall)
+        interrupts = [at for at in np.flatnonzero(numbers == table.interrupt).tolist()
+                      if found[at].immediate8 == 0x80]  # fmt: skip
+        others = np.array([*syscalls.tolist(), *interrupts], dtype=np.int64)
+        return (
+            vaddrs[np.concatenate([branches, operands, wide, others])],
+            np.concatenate([targets, addressed, values.astype(np.int64), others * 0]),
+            np.concatenate([
+                kinds[branches],
+                np.where(table.bound[numbers[operands]], BOUND, MEMORY),
+                np.full(len(wide), WIDE),
+                np.where(numbers[others] == table.syscall, SYSCALL, INTERRUPT),
+            ]).astype(np.int8),
+        )  # fmt: skip
+
+    def finals(self) -> npt.NDArray[np.uint8]:
+        """How each function ends, padding left aside."""
+        table, numbers = codes(), self._codes
+        real = np.flatnonzero(~table.padding[numbers])
+        last = np.searchsorted(self.vaddrs[real], np.append(self._starts[1:], 1 << 62)) - 1
+        last = real[np.maximum(last, 0)] if len(real) else np.zeros(len(last), dtype=np.int64)
+        inside = (self.vaddrs[last] >= self._starts) & ~table.padding[numbers[last]]
+        final = numbers[last]
+        found = np.where(table.calls[final], RETURNS, np.where(table.ends[final], ENDS, FALLS))
+        return np.where(inside, found, ENDS).astype(np.uint8)
+
+    def impossible(self) -> Column:
+        """Where programs do not come.
+
+        Bytes behind a last call that does not return are nobody's.
+        """
+        table, numbers, vaddrs = codes(), self._codes, self.vaddrs
+        at = np.flatnonzero(table.impossible[numbers])
+        last = np.append(np.isin(vaddrs[1:], self._starts), True)[at] if len(vaddrs) else at > 0
+        return vaddrs[at[~(last & table.calls[numbers[np.maximum(at - 1, 0)]])]]
+
+
 def _strange(
-    table: Codes,
-    numbers: npt.NDArray[np.uint16],
-    vaddrs: Column,
+    text: Text,
     starts: Column,
+    ends: Column,
     certain: Column,
-    branches: tuple[Column, Column],
-    data: bytes,
-    base: int,
+    refs: Refs,
+    marks: Marks,
+    impossible: Column,
 ) -> tuple[Column, Column]:
     """Indexes of functions with what is no code inside their certain range; targets of branches
     between two instructions."""
-    at = np.flatnonzero(table.impossible[numbers])
-    # Bytes behind a last call that does not return are nobody's.
-    last = np.append(np.isin(vaddrs[1:], starts), True)[at] if len(vaddrs) else at > 0
-    bad = vaddrs[at[~(last & table.calls[numbers[np.maximum(at - 1, 0)]])]]
-    sources, targets = branches
-    owner = np.searchsorted(starts, sources, "right") - 1
-    near = (targets >= starts[0]) & (targets <= vaddrs[-1]) & (sources < certain[owner])
-    sources, targets = sources[near], targets[near]
-    at = np.searchsorted(vaddrs, targets)
-    between = vaddrs[np.minimum(at, len(vaddrs) - 1)] != targets
+    offsets = refs.targets - text.vaddr
+    odd = np.flatnonzero((refs.kinds <= BRANCH) & (offsets >= 0) & (offsets < len(marks)))
+    odd = odd[~marks[offsets[odd]]]
+    sources, targets = refs.sources[odd], refs.targets[odd]
+    led = np.searchsorted(starts, targets, "right") - 1
+    between = (led >= 0) & (targets < ends[led])
+    between &= sources < certain[np.searchsorted(starts, sources, "right") - 1]
     # `je 1f; lock; 1: cmpxchg ...` is how glibc saves the prefix with one thread.
-    behind = np.array([data[vaddr - 1 - base] == 0xF0 for vaddr in targets[between].tolist()], bool)
-    sources, targets = sources[between][~behind], targets[between][~behind]
-    bad = np.concatenate([bad, sources, targets])
+    between &= text.data[np.maximum(targets - text.vaddr - 1, 0)] != 0xF0
+    sources, targets = sources[between], targets[between]
+    bad = np.concatenate([impossible, sources, targets])
     owner = np.searchsorted(starts, bad, "right") - 1
     return np.unique(owner[bad < certain[owner]]), np.unique(targets)

@@ -21,7 +21,8 @@ _STT_FUNC = 2
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A function on the way; ``vaddr`` is its start, None for what is always reached."""
+    """A function on the way, or an object of the data that points to one; ``vaddr`` is its start,
+    None for what is always reached."""
 
     name: str
     vaddr: int | None
@@ -38,12 +39,17 @@ def explain(file: ElfFile, start: Key | str | int, goal: Key | int) -> tuple[Ste
     graph = build_graph(file)
     goals = _goals(graph, goal)
     names = _names(graph)
-    return tuple(
-        Step("always", None) if node == graph.always else
-        Step(names.get(node) or f"{int(graph.functions.starts[node]):#x}",
-             int(graph.functions.starts[node]))
-        for node in path(graph, _start(graph, start), goals)
-    )  # fmt: skip
+    return tuple(_step(graph, names, node) for node in path(graph, _start(graph, start), goals))
+
+
+def _step(graph: Graph, names: dict[int, str], node: int) -> Step:
+    if node == graph.always:
+        return Step("always", None)
+    if node > graph.always:
+        vaddr = int(graph.objects.starts[node - graph.always - 1])
+        return Step(f"data at {vaddr:#x}", vaddr)
+    vaddr = int(graph.functions.starts[node])
+    return Step(names.get(node) or f"{vaddr:#x}", vaddr)
 
 
 def _start(graph: Graph, start: Key | str | int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from functools import cached_property
+from heapq import heappop, heappush
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
@@ -53,7 +54,7 @@ class Bodies:
             return list(decoder()(64, data, ip=start))
         number = function - functions.ranges
         found = []
-        for vaddr in sorted(at for at, owner in functions.gaps.owner.items() if owner == number):
+        for vaddr in functions.gaps.instructions[number]:
             data = bytes(text.data[vaddr - text.vaddr : vaddr - text.vaddr + 15])
             found.append(decoder()(64, data, ip=vaddr).decode())
         return found
@@ -246,8 +247,8 @@ class Body:
         table, ours = codes(), machine()
         led, leaders = self._leaders, self._leaders.all
         states: dict[int, State] = {}
-        reached = bytearray(len(self._instructions))
-        todo: list[int] = []
+        reached, waiting = (bytearray(len(self._instructions)) for _ in range(2))
+        todo: list[int] = []  # lowest first: mostly, what leads to a block is done before it
 
         def enter(index: int, state: State) -> None:
             known = states.get(index)
@@ -255,7 +256,9 @@ class Body:
                 states[index] = state.copy()
             elif not known.join(state):
                 return
-            todo.append(index)
+            if not waiting[index]:
+                waiting[index] = 1
+                heappush(todo, index)
 
         parts = {int(self.functions.starts[part]): part for part in self.parts}
         for index in sorted(led.started):
@@ -265,7 +268,8 @@ class Body:
         rest = iter(range(len(self._instructions)))
         while True:
             while todo:
-                head = todo.pop()
+                head = heappop(todo)
+                waiting[head] = 0
                 state = states[head].copy()
                 place: int | None = head
                 while place is not None:

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from spidl.analyse.code import CALL, FLOWS, MEMORY, WIDE, Decoded, Refs, sweep
+from spidl.analyse.code import CALL, FLOWS, MEMORY, Decoded, Refs, sweep
 from spidl.analyse.frames import Frames, read_frames
 from spidl.analyse.gaps import Gaps
 from spidl.analyse.layout import Column, Layout, Text
@@ -133,6 +133,11 @@ class _Builder:
         found = np.unique(np.concatenate(vaddrs))
         return found[layout.in_text(found)]
 
+    @property
+    def _known(self) -> Column:
+        """Where functions surely begin."""
+        return self.frames.starts if self.frames.found else _EMPTY
+
     def build(self) -> Functions:
         if self.frames.found:
             starts, ends = self._framed()
@@ -142,15 +147,7 @@ class _Builder:
             # The table knows some of the functions only, as in musl's libc.
             self.frames = replace(self.frames, found=False)
         starts = self._guessed()
-        for _ in range(_ROUNDS):
-            ends = self._next(starts)
-            found = self._decode(starts, ends, starts)
-            more = self._discovered(found)
-            grown = np.union1d(starts, more)
-            if len(grown) == len(starts):
-                break
-            starts = grown
-        return found
+        return self._decode(starts, self._next(starts), starts)
 
     def _framed(self) -> tuple[Column, Column]:
         """FDE ranges, without overlap; PLTs, which have one FDE, cut into their entries."""
@@ -186,8 +183,21 @@ class _Builder:
                     yield mine
 
     def _guessed(self) -> Column:
+        """Starts where calls, operands and pointers lead: what they cut is decoded anew."""
         texts = np.array([text.vaddr for text in self.layout.texts], dtype=np.int64)
-        return np.union1d(np.union1d(texts, self.frames.starts), self.entered).astype(np.int64)
+        starts = np.union1d(np.union1d(texts, self.frames.starts), self.entered).astype(np.int64)
+        new = np.arange(len(starts))
+        fixed = [refs.targets for refs in fixed_refs(self.layout)]
+        for _ in range(_ROUNDS):
+            found = self._discovered(starts[new], self._next(starts)[new], fixed)
+            fixed.clear()
+            cuts = np.setdiff1d(found, starts)
+            if not len(cuts):
+                break
+            cut = starts[np.searchsorted(starts, cuts, "right") - 1]
+            starts = np.union1d(starts, cuts)
+            new = np.searchsorted(starts, np.union1d(cuts, cut))
+        return starts
 
     def _next(self, starts: Column) -> Column:
         ends = np.append(starts[1:], 1 << 62)
@@ -199,12 +209,20 @@ class _Builder:
         clipped: Column = np.minimum(ends, limits[np.searchsorted(limits, starts, "right")])
         return clipped
 
-    def _discovered(self, found: Functions) -> Column:
-        """Targets of calls, and operands that lead to code: jumps can be inside a function."""
-        refs = found.refs
-        starts = np.isin(refs.kinds, (CALL, MEMORY, WIDE))
-        targets: Column = np.unique(refs.targets[self.layout.in_text(refs.targets) & starts])
-        return targets
+    def _discovered(self, starts: Column, ends: Column, others: list[Column]) -> Column:
+        """Targets of calls, operands that lead to code, and others: jumps can be inside a
+        function."""
+        layout, found = self.layout, [_EMPTY, *others]
+        for text in layout.texts:
+            rows = slice(*np.searchsorted(starts, [text.vaddr, text.end]).tolist())
+            part = sweep(text, starts[rows], ends[rows], starts[rows])
+            homes, wide_homes = (np.searchsorted(starts, refs.sources, "right") - 1
+                                 for refs in (part.refs, part.wide))  # fmt: skip
+            wide = wide_refs(layout, part.refs, homes, part.wide, wide_homes)
+            fine = np.isin(part.refs.kinds, (CALL, MEMORY))
+            found += [part.refs.targets[fine], wide.targets]
+        targets = np.unique(np.concatenate(found))
+        return targets[layout.in_text(targets)]
 
     def _recut(self, starts: Column, ends: Column, certain: Column, cuts: Column) -> Functions:
         """Decode again, with some functions in pieces."""
@@ -252,7 +270,7 @@ class _Builder:
         more = wide_refs(layout, refs, homes, wide, _home(starts, ends, no_gaps, wide.sources))
         labels = label_targets(layout, refs, homes, starts)
         refs = Refs.join([refs, more])
-        refs = Refs.join([refs, labels, table_targets(layout, refs, sure)])
+        refs = Refs.join([refs, labels, table_targets(layout, refs, sure, self._known)])
         falling = np.concatenate(falls)
         gaps = self._gaps(starts, ends, refs, ends[falling], sure)
         refs = Refs.join([refs, *gaps.refs])
@@ -297,7 +315,7 @@ class _Builder:
         done = 0
         while done < len(gaps.refs):
             new = Refs.join(gaps.refs[done:])
-            tables = table_targets(self.layout, new, sure_refs)
+            tables = table_targets(self.layout, new, sure_refs, self._known)
             gaps.refs.append(tables)
             done = len(gaps.refs)
             new = Refs.join([new, tables])

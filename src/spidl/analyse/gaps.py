@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import defaultdict
+from functools import cached_property
 from itertools import takewhile
 
 import numpy as np
@@ -13,6 +16,9 @@ from spidl.elf import ADDRESS_LIMIT
 _PROBE = 64
 """Instructions within which code that runs comes to a jump or a return, mostly."""
 
+_ZEROS = bytes(4)
+"""As instructions they add AL to where RAX points, twice."""
+
 
 class Gaps:
     """Functions outside the ranges.  Each instruction belongs to the first that leads to it."""
@@ -21,8 +27,8 @@ class Gaps:
         """``starts`` and ``ends`` are those of the ranges, ascending: code runs into them, not
         over them."""
         self.layout = layout
-        self._limits = starts
-        self._ends = ends
+        self._limits: list[int] = starts.tolist()
+        self._ends: list[int] = ends.tolist()
         self.owner: dict[int, int] = {}
         """Instruction to function."""
         self._starts: list[int] = []
@@ -54,6 +60,14 @@ class Gaps:
     def interrupts(self) -> Column:
         return np.array(self._interrupts, dtype=np.int64)
 
+    @cached_property
+    def instructions(self) -> dict[int, list[int]]:
+        """The instructions of each function, ascending; asked for when all are found."""
+        found = defaultdict(list)
+        for vaddr in sorted(self.owner):
+            found[self.owner[vaddr]].append(vaddr)
+        return found
+
     def home(self, vaddrs: Column) -> Column:
         """The function of each instruction, -1 for none."""
         return np.array([self.owner.get(at, -1) for at in vaddrs.tolist()], dtype=np.int64)
@@ -79,28 +93,40 @@ class Gaps:
         """Up to so many bytes, not beyond the next range."""
         for text in self.layout.texts:
             if text.vaddr <= vaddr < text.end:
-                at = int(np.searchsorted(self._limits, vaddr, "right"))
+                at = bisect_right(self._limits, vaddr)
                 end = min(text.end, vaddr + size)
                 if at < len(self._limits):
-                    end = min(end, int(self._limits[at]))
+                    end = min(end, self._limits[at])
                 return bytes(text.data[vaddr - text.vaddr : end - text.vaddr])
         return b""
 
     def _is_plausible(self, vaddr: int) -> bool:
-        """Whether instructions up to the first jump or return are such as programs execute.
+        """Whether all ways from an address, up to calls and returns, are such as programs execute.
 
         Constants rarely are; code always is.
         """
-        table = codes()
-        found = 0
-        for one in decoder()(64, self._bytes(vaddr, 16 * _PROBE), ip=vaddr):
-            found += 1
-            if table.impossible[one.code]:
-                # An instruction that the next range cuts in two is not one either.
-                return False
-            if table.ends[one.code] or table.calls[one.code] or found == _PROBE:
-                return True
-        return found > 0
+        table, make = codes(), decoder()
+        todo, seen = [vaddr], set[int]()
+        while todo and len(seen) < _PROBE:
+            start = todo.pop()
+            data = self._bytes(start, 16 * _PROBE)
+            for one in make(64, data, ip=start):
+                code, ip = one.code, one.ip
+                if ip in seen:
+                    break
+                seen.add(ip)
+                # An instruction that the next range cuts in two is not one either; nor are zeros.
+                if table.impossible[code] or data.startswith(_ZEROS, ip - start):
+                    return False
+                if table.kinds[code] >= 0:
+                    target = one.near_branch_target
+                    if not self.layout.is_text(target):
+                        return False
+                    if not table.calls[code] and self._is_gap(target):
+                        todo.append(target)
+                if table.ends[code] or table.calls[code] or len(seen) >= _PROBE:
+                    break
+        return bool(seen)
 
     def _walk(self, start: int, function: int) -> None:
         """All instructions that control flow reaches inside the gap."""
@@ -146,5 +172,5 @@ class Gaps:
         """Whether code at an address is not yet anybody's."""
         if vaddr in self.owner or not self.layout.is_text(vaddr):
             return False
-        at = int(np.searchsorted(self._limits, vaddr, "right")) - 1
-        return at < 0 or vaddr >= int(self._ends[at])
+        at = bisect_right(self._limits, vaddr) - 1
+        return at < 0 or vaddr >= self._ends[at]

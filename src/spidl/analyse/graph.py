@@ -13,9 +13,11 @@ from functools import cached_property
 
 import numpy as np
 
+from spidl.analyse.after import only_after
 from spidl.analyse.functions import Functions, find_functions
 from spidl.analyse.layout import Column, Layout
 from spidl.analyse.numbers import Fault, Numbers, find_numbers
+from spidl.analyse.objects import Objects, known_objects, object_refs
 from spidl.analyse.tables import spread
 from spidl.elf import STT, ElfFile
 
@@ -31,6 +33,7 @@ class Graph:
     second: list[int]
     imports: tuple[Column, Column]
     """Pairs: node, symbol it refers to."""
+    objects: Objects
 
     @property
     def layout(self) -> Layout:
@@ -38,8 +41,13 @@ class Graph:
 
     @property
     def always(self) -> int:
-        """The node of all that runs or is pointed to; its number is behind the functions'."""
+        """The node of all that runs or is pointed to; its number is behind the functions', and
+        the objects' are behind it."""
         return len(self.functions)
+
+    def data_nodes(self, vaddrs: Column) -> Column:
+        """The node of each address in data: an object's, `always` where none is known."""
+        return self.always + 1 + self.objects.home(vaddrs)
 
     def node_at(self, vaddr: int) -> int | None:
         """The function at an address, None for none."""
@@ -67,7 +75,17 @@ def _connect(functions: Functions, numbers: Numbers) -> Graph:
     pointed = np.concatenate(
         [layout.pointers.targets, layout.roots, functions.frames.personalities]
     )
+    objects = known_objects(layout)
+    pointers = layout.pointers
+    holders = np.full(len(pointed), always)
+    holders[: len(pointers.words)] += 1 + objects.home(pointers.words)
+    row, held = objects.named(pointed, np.zeros(len(pointed), dtype=np.bool_))
+    held_by = holders[row]
+    holders = holders[layout.in_text(pointed)]
     pointed = functions.home(pointed[layout.in_text(pointed)])
+    row, used = object_refs(layout, objects, refs)
+    # What is no code for sure may refer to anything.
+    strange = np.flatnonzero(functions.strange)
     in_text = np.flatnonzero(layout.in_text(refs.targets))
     by_slot = np.flatnonzero(np.isin(refs.targets, slots.vaddrs))
     # A slot has two relocations at most in damaged files; all of them count.
@@ -77,21 +95,27 @@ def _connect(functions: Functions, numbers: Numbers) -> Graph:
     slot = spread(left, counts)
     user = np.repeat(homes[by_slot], counts)
     local = slots.targets[slot] >= 0
+    got = slots.targets[slot[local]]
+    taker, taken = objects.named(got, np.zeros(len(got), dtype=np.bool_))
     unwound, pads = functions.frames.lands
     sources = [
-        homes[in_text], user[local], functions.falls[0], functions.home(unwound),
-        np.full(len(pointed), always),
+        homes[in_text], user[local], functions.falls[0], functions.home(unwound), holders,
+        held_by, homes[row], user[local][taker], np.repeat(strange, len(objects)),
     ]  # fmt: skip
     targets = [
-        functions.home(refs.targets[in_text]), functions.home(slots.targets[slot[local]]),
-        functions.falls[1], functions.home(pads), pointed,
+        functions.home(refs.targets[in_text]), functions.home(got), functions.falls[1],
+        functions.home(pads), pointed,
+        *(always + 1 + found for found in (held, used, taken)),
+        np.tile(always + 1 + np.arange(len(objects)), len(strange)),
     ]  # fmt: skip
-    first, second = _rows(np.concatenate(sources), np.concatenate(targets), always + 1)
+    nodes = always + 1 + len(objects)
+    edges = only_after(functions, np.concatenate(sources), np.concatenate(targets))
+    first, second = _rows(*edges, nodes)
     named = slots.imports[slot] >= 0
     users = np.concatenate([user[named], np.full(len(layout.pointers.symbols), always)])
     symbols = np.concatenate([slots.imports[slot[named]], layout.pointers.symbols])
     code = layout.symbol_types[symbols] != STT.TLS if len(symbols) else np.zeros(0, np.bool_)
-    return Graph(functions, numbers, first, second, (users[code], symbols[code]))
+    return Graph(functions, numbers, first, second, (users[code], symbols[code]), objects)
 
 
 def _rows(sources: Column, targets: Column, nodes: int) -> tuple[list[int], list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from spidl.diagnostics import LinkError
 from spidl.elf import ElfFile
 
 _ARRAY = "packed"
+_MADE: dict[bytes, npt.NDArray[np.uint8]] = {}
+"""What this process has made, by the digest of the file: Mesa's drivers are one file of many
+names."""
 
 
 class Keeper(Protocol):
@@ -26,7 +30,10 @@ class Keeper(Protocol):
 
 def packed_summary(file: ElfFile) -> Mapping[str, npt.NDArray[Any]]:
     """The summary of a file as bytes, for `ElfFile.derived`."""
-    return {_ARRAY: np.frombuffer(analyse(file).to_bytes(), dtype=np.uint8).copy()}
+    digest = hashlib.sha256(file.data.tobytes()).digest()
+    if digest not in _MADE:
+        _MADE[digest] = np.frombuffer(analyse(file).to_bytes(), dtype=np.uint8).copy()
+    return {_ARRAY: _MADE[digest]}
 
 
 _KEY = f"{packed_summary.__module__}.{packed_summary.__qualname__}"

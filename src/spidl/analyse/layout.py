@@ -95,6 +95,14 @@ class Layout:
             inside |= (vaddrs >= start) & (vaddrs < start + size)
         return inside
 
+    def in_writable(self, vaddrs: Column) -> npt.NDArray[np.bool_]:
+        """Which addresses are in segments that are written to, if only by relocation."""
+        inside = np.zeros(len(vaddrs), dtype=np.bool_)
+        for load in self.file.loads:
+            if load.flags & PF.W:
+                inside |= (vaddrs >= load.vaddr) & (vaddrs < load.end)
+        return inside
+
     def is_text(self, vaddr: int) -> bool:
         return any(text.vaddr <= vaddr < text.end for text in self.texts)
 
@@ -196,6 +204,13 @@ class Layout:
         return words, np.concatenate([rela["r_addend"].astype(np.int64), content])
 
     @cached_property
+    def constant_pointers(self) -> dict[int, int]:
+        """Words that hold an address of this file and that nobody writes to, with the address."""
+        words, targets = self._relative
+        constant = self.in_constants(words)
+        return dict(zip(words[constant].tolist(), targets[constant].tolist(), strict=True))
+
+    @cached_property
     def pointers(self) -> Pointers:
         """All of data's pointers but the slots."""
         table = self._relocations
@@ -212,6 +227,8 @@ class Layout:
         index = named["r_sym"].astype(np.int64)
         symbols = self.file.symbols
         here = symbols["st_shndx"][index] != SHN.UNDEF if len(index) else np.zeros(0, bool)
+        # What is copied may point to functions of the object that it comes from.
+        copied = table["r_sym"][types == R.COPY].astype(np.int64)
         local = index[here]
         sums = self.symbol_values[local] + named["r_addend"][here] if len(local) else _EMPTY
         columns = [
@@ -226,7 +243,7 @@ class Layout:
         return Pointers(
             np.concatenate([words for words, _ in columns]),
             np.concatenate([targets for _, targets in columns]),
-            np.unique(index),
+            np.unique(np.concatenate([index, copied])),
         )
 
     def _fixed_pointers(self) -> tuple[Column, Column]:

@@ -1,7 +1,9 @@
-"""Which numbers reach each `syscall`: in its function, or through the function's callers."""
+"""Which numbers reach each `syscall`, in its function or through the function's callers; and which
+names reach dlopen and dlsym."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,15 +16,41 @@ from spidl.analyse.flow import Bodies, Body
 from spidl.analyse.functions import Functions
 from spidl.analyse.summary import NUMBERS, Key
 from spidl.analyse.values import ARGUMENTS, RSP, Arg, Atom, Field, Global, Stack, State
-from spidl.elf import ADDRESS_LIMIT
+from spidl.elf import ADDRESS_LIMIT, PF
 
 TAKES_NUMBER: Final = {"syscall": 0}
 """Functions of libraries that make the system call that an argument names (syscall(2))."""
+TAKES_NAME: Final = {
+    **dict.fromkeys(("dlopen", "g_module_open", "g_module_open_full", "lt_dlopen",
+                     "lt_dlopenadvise", "lt_dlopenext", "krb5int_open_plugin", "xmlModuleOpen",
+                     "uv_dlopen", "PR_LoadLibrary", "SDL_LoadObject"), 0),
+    **dict.fromkeys(("dlmopen", "sqlite3_load_extension", "apr_dso_load",
+                     "dlopen_many_sym_or_warn_sentinel"), 1),
+    **dict.fromkeys(("dlsym", "dlvsym", "g_module_symbol", "lt_dlsym", "krb5int_get_plugin_data",
+                     "krb5int_get_plugin_func", "xmlModuleSymbol", "uv_dlsym", "PR_FindSymbol",
+                     "PR_FindFunctionSymbol", "SDL_LoadFunction"), 1),
+    "apr_dso_sym": 2,
+}  # fmt: skip
+"""Functions of libraries that open the library, or look up the symbol, that an argument names:
+dlopen(3), dlsym(3), and those that pass a name on to them.  Of others that do, in a library that
+exports them, the name counts as computed."""
+_LONGEST: Final = 4096
+"""Bytes of a name: PATH_MAX."""
 _M32: Final = (1 << 32) - 1
 _DIRECT: Final = (CALL, JUMP, BRANCH)
 
-Origin = int | None
-"""The symbol whose calls name the number, None for a `syscall` of this file."""
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """An imported function that is told a number, or a name."""
+
+    symbol: int
+    argument: int
+    named: bool
+
+
+Origin = Taker | None
+"""Who is told; None for a `syscall` of this file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +70,9 @@ class Numbers:
     """(function, number)."""
     wrapper_calls: set[tuple[int, int, int]] = field(default_factory=set)
     """(function, symbol, number)."""
+    told: set[tuple[int, int, str | None]] = field(default_factory=set)
+    """(function, symbol of `TAKES_NAME`, name), None for a name that is computed; the function -1
+    for data."""
     wrappers: dict[int, int] = field(default_factory=dict)
     """Function to argument, for those that others call from outside."""
     faults: set[Fault] = field(default_factory=set)
@@ -63,8 +94,7 @@ class _Search:
             made = self._made[function] = Body(self.bodies, function)
         return made
 
-    def run(self, takers: dict[int, int]) -> Numbers:
-        """``takers``: indexes of symbols in `TAKES_NUMBER`, and the argument."""
+    def run(self, takers: list[Taker]) -> Numbers:
         for vaddr, function in self._sites():
             number = self.bodies.loaded_before(function, vaddr)
             if number is not None:
@@ -74,12 +104,12 @@ class _Search:
             value = body.number(vaddr)
             if value is None:
                 reason = "the code cannot be read" if body.strange else "the number is computed"
-                self._fault(function, vaddr, reason)
+                self._fault(function, vaddr, reason, None)
             else:
                 for atom in value:
                     self._atom(function, vaddr, atom, None)
-        for symbol, argument in takers.items():
-            self._taker(symbol, argument)
+        for taker in takers:
+            self._taker(taker)
         return self.found
 
     def _sites(self) -> Iterator[tuple[int, int]]:
@@ -87,23 +117,28 @@ class _Search:
         homes = self.functions.home(vaddrs)
         return zip(vaddrs.tolist(), homes.tolist(), strict=True)
 
-    def _fault(self, function: int, vaddr: int, reason: str) -> None:
-        self.found.faults.add(Fault(function, vaddr, reason))
+    def _fault(self, function: int, vaddr: int, reason: str, origin: Origin) -> None:
+        if origin is not None and origin.named:
+            self.found.told.add((function, origin.symbol, None))
+        else:
+            self.found.faults.add(Fault(function, vaddr, reason))
 
     def _atom(self, function: int, vaddr: int, atom: Atom, origin: Origin) -> None:
-        """One of the things that a number can be at a place in a function."""
+        """One of the things that a number, or a name, can be at a place in a function."""
         key = (function, vaddr, atom, origin)
         if key in self._seen:
             return
         self._seen.add(key)
-        if isinstance(atom, int):
+        if origin is not None and origin.named and isinstance(atom, int | Global):
+            self.found.told.add((function, origin.symbol, self._name_at(atom)))
+        elif isinstance(atom, int):
             number = atom & _M32
             if number >= NUMBERS:
-                self._fault(function, vaddr, f"the number {number} is no system call's")
+                self._fault(function, vaddr, f"the number {number} is no system call's", origin)
             elif origin is None:
                 self.found.calls.add((function, number))
             else:
-                self.found.wrapper_calls.add((function, origin, number))
+                self.found.wrapper_calls.add((function, origin.symbol, number))
         elif isinstance(atom, Arg):
             self._callers(atom.function, atom, origin)
         elif isinstance(atom, Field) and isinstance(atom.pointer, Arg):
@@ -111,7 +146,25 @@ class _Search:
         elif isinstance(atom, Field) and isinstance(atom.pointer, Global):
             self._through_global(function, vaddr, atom, origin)
         else:
-            self._fault(function, vaddr, "the number is read from memory")
+            self._fault(function, vaddr, "the number is read from memory", origin)
+
+    def _name_at(self, atom: int | Global) -> str | None:
+        """The constant string at an address, or where a constant word points; None for none.
+
+        NULL is the program itself, as the empty string is (dlopen(3)).
+        """
+        if isinstance(atom, Global):
+            target = self.layout.constant_pointers.get(atom.vaddr)
+            return None if target is None else self._name_at(target)
+        if atom == 0:
+            return ""
+        for load in self.layout.file.loads:
+            if not load.flags & PF.W and load.vaddr <= atom < load.vaddr + load.filesz:
+                first = load.offset + atom - load.vaddr
+                size = min(load.filesz - (atom - load.vaddr), _LONGEST)
+                text, nul, _ = bytes(self.layout.file.data[first : first + size]).partition(b"\0")
+                return os.fsdecode(text) if nul else None
+        return None
 
     # Through callers
 
@@ -134,10 +187,10 @@ class _Search:
             if int(self.refs.targets[row]) == start and self.refs.kinds[row] in _DIRECT:
                 self._argument(caller, source, atom, origin)
             else:
-                self._fault(caller, source, f"{reason}, and its address is taken")
+                self._fault(caller, source, f"{reason}, and its address is taken", origin)
         first, second = self.functions.falls
         for faller in first[second == function].tolist():
-            self._fault(faller, start, f"{reason}, and code runs into it")
+            self._fault(faller, start, f"{reason}, and code runs into it", origin)
         for slot in self._slots_to(start):
             self._through_slot(slot, atom, origin, reason)
         self._from_outside(function, start, end, atom, origin, reason)
@@ -147,7 +200,7 @@ class _Search:
     ) -> None:
         pointers = self.layout.pointers.targets
         if ((pointers >= start) & (pointers < end)).any():
-            self._fault(-1, start, f"{reason}, and data points to it")
+            self._fault(-1, start, f"{reason}, and data points to it", origin)
         exported = self.layout.symbol_values[self.layout.exported]
         inside = (exported >= start) & (exported < end)
         if not inside.any():
@@ -156,7 +209,12 @@ class _Search:
             known = self.found.wrappers.setdefault(function, atom.index)
             if known == atom.index and (exported[inside] == start).all():
                 return
-        self._fault(function, start, f"{reason}, and others can call it")
+        if origin is not None and origin.named and isinstance(atom, Arg):
+            # Those who import one of these say themselves what they tell it.
+            keys = [self._names.get(vaddr) for vaddr in exported[inside].tolist()]
+            if all(key is not None and TAKES_NAME.get(key[0]) == atom.index for key in keys):
+                return
+        self._fault(function, start, f"{reason}, and others can call it", origin)
 
     def _slots_to(self, start: int) -> list[int]:
         slots = self.layout.slots
@@ -169,7 +227,7 @@ class _Search:
             if int(self.refs.kinds[row]) == BOUND:
                 self._argument(caller, source, atom, origin)
             elif not self.body(caller).compares(source):
-                self._fault(caller, source, f"{reason}, and its address is taken")
+                self._fault(caller, source, f"{reason}, and its address is taken", origin)
 
     def _argument(self, caller: int, vaddr: int, atom: Arg | Field, origin: Origin) -> None:
         """What a caller gives."""
@@ -177,7 +235,7 @@ class _Search:
         value = None if state is None else self._given(caller, vaddr, state, atom)
         if value is None:
             reason = "the number that is passed on is computed"
-            self._fault(caller, vaddr, reason)
+            self._fault(caller, vaddr, reason, origin)
             return
         for one in value:
             self._atom(caller, vaddr, one, origin)
@@ -221,11 +279,11 @@ class _Search:
         reason = "the number is read through a pointer in the data"
         targets, exported = self.layout.pointers.targets, self.layout.exported
         if not 0 <= word < ADDRESS_LIMIT:
-            self._fault(function, vaddr, reason)
+            self._fault(function, vaddr, reason, origin)
             return
         known = np.isin(word, targets) or np.isin(word, self.layout.symbol_values[exported])
         if known or self.layout.is_text(word):
-            self._fault(function, vaddr, reason)
+            self._fault(function, vaddr, reason, origin)
             return
         for row in self.functions.rows_to(word, word + 8).tolist():
             writer, source = int(self.homes[row]), int(self.refs.sources[row])
@@ -233,25 +291,25 @@ class _Search:
             one, state = body.instruction(source), body.state(source)
             what = None if one is None or state is None else body.stored(one, state)
             if what is None:
-                self._fault(function, vaddr, reason)
+                self._fault(function, vaddr, reason, origin)
                 continue
             for value in what:
                 if isinstance(value, Arg):
                     self._callers(value.function, Field(value, atom.offset), origin)
                 elif value != 0:
-                    self._fault(function, vaddr, reason)
+                    self._fault(function, vaddr, reason, origin)
 
     # Through an imported function
 
-    def _taker(self, symbol: int, argument: int) -> None:
-        """Calls of a function of another object that takes the number."""
-        slots, atom = self.layout.slots, Arg(argument, -1)
-        name = self.layout.key(symbol)[0]
-        reason = f"{name}() takes the number as an argument"
+    def _taker(self, taker: Taker) -> None:
+        """Calls of a function of another object that takes the number, or the name."""
+        slots, atom, symbol = self.layout.slots, Arg(taker.argument, -1), taker.symbol
+        what = "name" if taker.named else "number"
+        reason = f"{self.layout.key(symbol)[0]}() takes the {what} as an argument"
         for slot in slots.vaddrs[slots.imports == symbol].tolist():
-            self._through_slot(slot, atom, symbol, reason)
+            self._through_slot(slot, atom, taker, reason)
         if np.isin(symbol, self.layout.pointers.symbols):
-            self._fault(-1, 0, f"{reason}, and data points to it")
+            self._fault(-1, 0, f"{reason}, and data points to it", taker)
 
     @cached_property
     def _names(self) -> dict[int, Key]:
@@ -265,15 +323,17 @@ class _Search:
 
 
 def find_numbers(functions: Functions) -> Numbers:
-    """The numbers of every `syscall`, and of calls of functions in `TAKES_NUMBER`."""
+    """The numbers of every `syscall` and of calls of functions in `TAKES_NUMBER`, and the names in
+    calls of those in `TAKES_NAME`."""
     layout = functions.layout
     slots, pointers = layout.slots, layout.pointers
     asked = np.unique(np.concatenate([slots.imports[slots.imports >= 0], pointers.symbols]))
-    takers = {}
+    takers = []
     for symbol in asked.tolist():
         name = layout.file.symbol_name(symbol)
-        if name in TAKES_NUMBER:
-            takers[symbol] = TAKES_NUMBER[name]
+        for table in (TAKES_NUMBER, TAKES_NAME):
+            if name in table:
+                takers.append(Taker(symbol, table[name], table is TAKES_NAME))
     if not takers and not len(functions.syscalls):
         return Numbers()
     return _Search(functions).run(takers)

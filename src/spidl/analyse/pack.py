@@ -18,6 +18,7 @@ from spidl.analyse.summary import (
     Key,
     Site,
     Summary,
+    Told,
 )
 from spidl.diagnostics import LinkError, Place
 
@@ -44,6 +45,8 @@ def pack(summary: Summary) -> bytes:
         "exports": len(summary.exports),
         "addresses": len(addresses),
         "wrapper_calls": len(masks.wrapper_calls),
+        "told": [[told.function, told.name] for told in summary.told],
+        "tells": len(masks.told),
         "wrappers": [[*key, at] for key, at in summary.wrappers.items()],
     }
     strings = [part or "" for key in (*summary.imports, *summary.exports) for part in key]
@@ -52,6 +55,7 @@ def pack(summary: Summary) -> bytes:
         addresses.classes.astype("<u4"),
         np.array(list(summary.exports.values()), dtype="<u4"),
         masks.wrapper_calls.astype("<u4"),
+        masks.told.astype("<u4"),
         masks.unknown.astype(np.uint8),
         masks.syscalls,
         masks.imports,
@@ -120,17 +124,18 @@ def _unpack(data: bytes) -> Summary:
     end = content.index(b"\n")
     head = json.loads(content[:end])
     counts = [_count(head[key]) for key in
-              ("imports", "classes", "exports", "addresses", "wrapper_calls")]  # fmt: skip
-    imports, classes, exports, addresses, calls = counts
+              ("imports", "classes", "exports", "addresses", "wrapper_calls", "tells")]  # fmt: skip
+    imports, classes, exports, addresses, calls, tells = counts
     columns = _Columns(memoryview(content)[end + 1 :])
     by_address = ByAddress(columns.take("<u8", addresses), columns.take("<u4", addresses))
     of_export = columns.take("<u4", exports)
-    wrapper_calls = columns.take("<u4", calls, 3)
+    wrapper_calls, tells_of = columns.take("<u4", calls, 3), columns.take("<u4", tells, 2)
     unknown = columns.take("u1", classes)
     masks = Classes(
         columns.take("u1", classes, NUMBERS // 8),
         columns.take("u1", classes, -(-imports // 8)),
         wrapper_calls,
+        tells_of,
         unknown.astype(np.bool_),
     )
     text = bytes(columns.data[columns.at :]).decode(errors="surrogateescape")
@@ -138,7 +143,11 @@ def _unpack(data: bytes) -> Summary:
     if len(parts) != 2 * (imports + exports):
         raise ValueError("its names are not as many as it says")
     keys: list[Key] = [(parts[at], parts[at + 1] or None) for at in range(0, len(parts), 2)]
-    _check_members(masks, imports, by_address, of_export)
+    told = tuple(
+        Told(_index(function, imports), None if told is None else _text(told))
+        for function, told in _list(head["told"])
+    )
+    _check_members(masks, imports, len(told), by_address, of_export)
     return Summary(
         build_id=_text(head["build_id"]),
         soname=_text(head["soname"]),
@@ -153,6 +162,7 @@ def _unpack(data: bytes) -> Summary:
             (_text(symbol), None if of is None else _text(of)): _index(at, 6)
             for symbol, of, at in _list(head["wrappers"])
         },
+        told=told,
         unknown=tuple(
             Site(_count(vaddr), _text(function), _text(reason),
                  tuple(_index(at, classes) for at in _list(reached)))
@@ -164,11 +174,12 @@ def _unpack(data: bytes) -> Summary:
 
 
 def _check_members(
-    masks: Classes, imports: int, by_address: ByAddress, of_export: npt.NDArray[Any]
+    masks: Classes, imports: int, told: int, by_address: ByAddress, of_export: npt.NDArray[Any]
 ) -> None:
     """Every index is of something.  Raises ValueError."""
     classes = len(masks)
     indexes = [(of_export, classes), (by_address.classes, classes)]
+    indexes += [(masks.told[:, at], most) for at, most in enumerate((classes, told))]
     indexes += [(masks.wrapper_calls[:, at], most)
                 for at, most in enumerate((classes, imports, NUMBERS))]  # fmt: skip
     fine = all(not len(column) or int(column.max()) < most for column, most in indexes)

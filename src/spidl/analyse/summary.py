@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from spidl.elf.tables import Bytes
 
-VERSION = 2
+VERSION = 4
 """The analyser's version: a summary of another one is made again."""
 NUMBERS = 512
 """System call numbers are below this; x86-64 Linux has some 460."""
@@ -26,6 +26,17 @@ Key = tuple[str, str | None]
 """A symbol's name and version; None for a symbol without one."""
 Masks = npt.NDArray[np.uint8]
 """A row of bits for each class, lowest bit first (``numpy.unpackbits(bitorder="little")``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a call tells an import that opens a library or looks up a symbol by name."""
+
+    function: int
+    """Index into `Summary.imports`: one of `spidl.analyse.numbers.TAKES_NAME`, such as dlsym."""
+    name: str | None
+    """The constant string; empty also for NULL (the program itself).  None where it is computed, or
+    where the function's address is taken so that anybody may call it: it can be any name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,8 @@ class Class:
     wrapper_calls: frozenset[tuple[int, int]] = frozenset()
     """(index of an import, number): calls of a function that takes the number as its argument,
     such as libc's ``syscall``."""
+    told: frozenset[int] = frozenset()
+    """Indexes into `Summary.told`."""
     unknown: bool = False
     """A site whose number is not known is among what it reaches: it may make any call."""
 
@@ -64,6 +77,8 @@ class Classes(Sequence[Class]):
     """A bit for each import, in whole bytes."""
     wrapper_calls: npt.NDArray[np.uint32]
     """Rows of (class, import, number), ascending."""
+    told: npt.NDArray[np.uint32]
+    """Rows of (class, index into `Summary.told`), ascending."""
     unknown: npt.NDArray[np.bool_]
     _made: dict[int, Class] = field(default_factory=dict, repr=False)
 
@@ -85,6 +100,7 @@ class Classes(Sequence[Class]):
                 _members(self.syscalls[at]),
                 _members(self.imports[at]),
                 frozenset((i, n) for _, i, n in rows.tolist()),
+                frozenset(self.told[self.told[:, 0] == at, 1].tolist()),
                 bool(self.unknown[at]),
             )
         return made
@@ -101,10 +117,12 @@ class Classes(Sequence[Class]):
         if isinstance(classes, Classes):
             return classes
         calls = sorted((at, i, n) for at, c in enumerate(classes) for i, n in c.wrapper_calls)
+        told = sorted((at, index) for at, c in enumerate(classes) for index in c.told)
         return cls(
             _masks([c.syscalls for c in classes], NUMBERS),
             _masks([c.imports for c in classes], imports),
             np.array(calls, dtype=np.uint32).reshape(-1, 3),
+            np.array(told, dtype=np.uint32).reshape(-1, 2),
             np.array([c.unknown for c in classes], dtype=np.bool_),
         )
 
@@ -181,6 +199,9 @@ class Summary:
     wrappers: Mapping[Key, int] = field(default_factory=dict)
     """Exports that make the system call that argument 0 to 5 names.  A class that imports one
     has its numbers in ``wrapper_calls``, or is unknown."""
+    told: tuple[Told, ...] = ()
+    """What the calls of dlopen, dlsym and the like are told, each once.  A class that has such an
+    import and tells it nothing has its address from elsewhere, and may tell it anything."""
     unknown: tuple[Site, ...] = ()
     flags: frozenset[str] = frozenset()
     """See `FLAGS`."""
@@ -226,6 +247,10 @@ class Summary:
                 "wrapper_calls": [
                     [symbol(self.imports[at]), name_of(number)]
                     for at, number in sorted(member.wrapper_calls)
+                ],
+                "told": [
+                    [symbol(self.imports[self.told[at].function]), self.told[at].name]
+                    for at in sorted(member.told)
                 ],
                 "unknown": member.unknown,
             }

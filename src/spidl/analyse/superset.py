@@ -66,9 +66,12 @@ def wide_refs(layout: Layout, refs: Refs, homes: Column, wide: Refs, wide_homes:
     got = layout.file.tag(DT.PLTGOT)
     small = np.abs(wide.targets) < _NEAR
     start, end = layout.file.span
-    for function in np.unique(wide_homes[small & (wide_homes >= 0)]).tolist():
-        mine = wide.where(small & (wide_homes == function))
-        anchors = np.unique(refs.targets[(homes == function) & (refs.kinds == MEMORY)])
+    rows = np.flatnonzero(small & (wide_homes >= 0))
+    named = np.flatnonzero((refs.kinds == MEMORY) & np.isin(homes, wide_homes[rows]))
+    operands = _by_function(named, homes)
+    for function, which in _by_function(rows, wide_homes).items():
+        mine = wide.where(which)
+        anchors = np.unique(refs.targets[operands.get(function, named[:0])])
         sums = np.unique((anchors[:, None] + mine.targets[None, :]).reshape(-1))
         base = sums[(sums >= start) & (sums < end) & ~layout.in_text(sums)]
         if got is not None and (not len(base) or got in base):
@@ -78,6 +81,13 @@ def wide_refs(layout: Layout, refs: Refs, homes: Column, wide: Refs, wide_homes:
         fine = (targets >= start) & (targets < end)
         found.append(_refs(sources[fine], targets[fine], WIDE))
     return Refs.join(found)
+
+
+def _by_function(rows: Column, homes: Column) -> dict[int, Column]:
+    """Rows by their function."""
+    rows = rows[np.argsort(homes[rows], kind="stable")]
+    functions, first = np.unique(homes[rows], return_index=True)
+    return dict(zip(functions.tolist(), np.split(rows, first)[1:], strict=True))
 
 
 def strange_refs(layout: Layout, start: int, end: int) -> Refs:

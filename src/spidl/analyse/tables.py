@@ -24,21 +24,23 @@ _LABELS: Final = 1 << 12
 one another in constants that are no table."""
 _LONGEST: Final = 1 << 16
 """Entries; a switch over every value of 16 bits is a table too."""
+_BLOCK: Final = 1 << 12
+"""Entries that are read at once."""
 
 
-def table_targets(layout: Layout, refs: Refs, sure: Refs | None = None) -> Refs:
+def table_targets(layout: Layout, refs: Refs, sure: Refs, starts: Column) -> Refs:
     """Where the tables that code refers to lead, as references of the same instructions.
 
-    Tables follow one another: where an operand in ``sure`` (``refs``, if it is not given) refers
-    to, another one begins, whose entries count from there.
+    ``starts`` are where functions surely begin, and no tables: assembly has tables beside code.
+
+    Tables follow one another: where an operand in ``sure`` refers to, another one begins, whose
+    entries count from there.
     """
     operands = (refs.kinds == MEMORY) | (refs.kinds == WIDE)
-    operands &= layout.in_constants(refs.targets)
+    operands &= layout.in_constants(refs.targets) & ~np.isin(refs.targets, starts)
     sources, bases = refs.sources[operands], refs.targets[operands]
     unique, which = np.unique(bases, return_inverse=True)
-    bounds = unique
-    if sure is not None:
-        bounds = np.unique(sure.targets[(sure.kinds == MEMORY) | (sure.kinds == WIDE)])
+    bounds = np.unique(sure.targets[(sure.kinds == MEMORY) | (sure.kinds == WIDE)])
     after = np.searchsorted(bounds, unique, "right")
     limits = np.append(bounds, 1 << 62)[after]
     found = [_read(layout, unique, limits, size) for size in (4, 8)]
@@ -123,21 +125,23 @@ def spread(first: Column, counts: Column) -> Column:
 def _read(layout: Layout, bases: Column, limits: Column, size: int) -> tuple[Column, Column]:
     """(index of the base, target) of every entry, as long as entries lead to code.
 
-    All tables are read side by side, an entry of each at a time.
+    All tables are read side by side; the fewer are left, the more entries of each at a time.
     """
     owner, targets = [_EMPTY], [_EMPTY]
-    rows = np.arange(len(bases))
-    for step in range(_LONGEST):
-        rows = rows[bases[rows] + size * step < limits[rows]]
-        at = bases[rows] + size * step
-        values = layout.halves_at(at) if size == 4 else layout.words_at(at)
+    rows, step = np.arange(len(bases)), 0
+    while len(rows) and step < _LONGEST:
+        wide = min(max(1, _BLOCK // len(rows)), _LONGEST - step)
+        at = bases[rows, None] + size * np.arange(step, step + wide)
+        flat = at.reshape(-1)
+        values = layout.halves_at(flat) if size == 4 else layout.words_at(flat)
         # A distance of 0 leads to the table itself.
         fine = (values != 0) & (np.abs(values) < 1 << 40)
-        found = np.where(fine, bases[rows] + values, -1)
+        found = np.where(fine, np.repeat(bases[rows], wide) + values, -1)
         fine &= layout.in_text(found)
-        rows, found = rows[fine], found[fine]
-        if not len(rows):
-            break
-        owner.append(rows)
-        targets.append(found)
+        good = np.logical_and.accumulate(fine.reshape(at.shape) & (at < limits[rows, None]), axis=1)
+        which, column = np.nonzero(good)
+        owner.append(rows[which])
+        targets.append(found.reshape(at.shape)[which, column])
+        rows = rows[good[:, -1]]
+        step += wide
     return np.concatenate(owner), np.concatenate(targets)
