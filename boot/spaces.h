@@ -33,10 +33,16 @@ struct lists {
     uint32_t count, pad;
 };
 
+struct lent {
+    const char *name, *path;
+};
+
 struct space {
     struct lists *lists;
     int64_t number;
-    const char *root; /* without a slash at its end */
+    const char *root;        /* without a slash at its end */
+    const struct lent *lent; /* libraries that come from the program's side, by soname */
+    uint64_t lent_count;
 };
 
 /* A word to write. */

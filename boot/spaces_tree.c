@@ -215,7 +215,12 @@ int find_file(const struct space *space, const char *name, const struct asker *a
         const char *inside = starts_with(name, space->root) ? name + text_size(space->root) : name;
         if (resolve(space, inside, text_size(inside), 0, asker, path))
             return 1;
-    } else
+    } else {
+        for (uint64_t i = 0; i < space->lent_count; i++)
+            if (is_same(space->lent[i].name, name)) {
+                uint64_t size = 0;
+                return append(path, &size, space->lent[i].path, text_size(space->lent[i].path));
+            }
         for (int i = 0; i < 3; i++) {
             if (!lists[i] && in_cache(space, name, path))
                 return 1;
@@ -228,6 +233,7 @@ int find_file(const struct space *space, const char *name, const struct asker *a
                 at += size + (at[size] == ':');
             }
         }
+    }
     /* Where it would be, for ld.so's message. */
     uint64_t length = 0;
     path[0] = 0;

@@ -14,8 +14,16 @@ int is_option(const char *word)
     return 0;
 }
 
+/* --capsule LIBRARY=ROOT is short for a setting, as in cli/options.py. */
+static const char capsule[] = "--capsule", taken[] = "--set=capsule.take+=";
+
 static const char *option(char ***word)
 {
+    const char *value = after_prefix(**word, capsule);
+    if (value && *value == '=')
+        return joined(taken, value + 1, "");
+    if (value && !*value)
+        return (*word)[1] ? joined(taken, *++*word, "") : 0;
     for (uint32_t i = 0; i < sizeof with_value / sizeof *with_value; i++)
         if (same_text(**word, with_value[i])) {
             if (!(*word)[1])

@@ -146,7 +146,11 @@ def configured(request: Request) -> Configuration:
             parsed = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             parsed = value
-        settings.setdefault(module, {})[key] = parsed
+        values = settings.setdefault(module, {})
+        if key.endswith("+"):
+            key = key[:-1]
+            parsed = [*values.get(key, []), *(parsed if isinstance(parsed, list) else [parsed])]
+        values[key] = parsed
     return Configuration(configuration.pipeline, settings, configuration.file)
 
 

@@ -46,7 +46,7 @@ def build(
     timeout: float = 300,
 ) -> Path:
     """Write a filtered image; ``settings`` are the module's.  Raises `BuildFailed`."""
-    options = [f"--set=seccomp.{key}={json.dumps(value)}" for key, value in settings.items()]
+    options = [f"--set=seccomp.{key}={_toml(value)}" for key, value in settings.items()]
     done = spidl(
         ["build", str(program), "-o", str(image), "--with=seccomp", *options],
         steering=steering,
@@ -55,6 +55,14 @@ def build(
     if done.status != 0 or not image.exists():
         raise BuildFailed(program, done)
     return image
+
+
+def _toml(value: object) -> str:
+    """A value of a setting as TOML has it."""
+    if isinstance(value, dict):
+        inner = (f"{json.dumps(key)} = {json.dumps(of)}" for key, of in value.items())
+        return f"{{{', '.join(inner)}}}"
+    return json.dumps(value)
 
 
 def allowed(image: Path) -> frozenset[str]:

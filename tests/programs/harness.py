@@ -132,6 +132,8 @@ class Images:
     """Images that were built, one for each program, layout and set of steering variables."""
 
     folder: Path
+    options: tuple[str, ...] = ()
+    """Of ``spidl build``, such as --config."""
     _built: dict[tuple[str, Layout, tuple[tuple[str, str], ...]], Path | BuildFailed] = field(
         default_factory=dict
     )
@@ -147,7 +149,7 @@ class Images:
             digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
             image = self.folder / f"{program.name}.{layout}.{digest}"
             result = spidl(
-                ["build", str(program), "-o", str(image), f"--layout={layout}"],
+                ["build", *self.options, str(program), "-o", str(image), f"--layout={layout}"],
                 steering=dict(steering),
                 timeout=timeout,
             )

@@ -1,6 +1,6 @@
 """Every program of this machine under a filter that kills: whatever it does must be allowed.
 
-    python3 -m tests.survey.filtered [--only REGEX] [--json FILE] [--jobs N]
+    python3 -m tests.survey.filtered [--only REGEX] [--json FILE] [--jobs N] [--memory GB]
 
 Each program of the survey is asked for its ``--version`` and its ``--help`` in an empty folder,
 with stdin closed: twice as it is, once under strace, and once as an image with the seccomp module.
@@ -11,16 +11,18 @@ that it starts are named in the setting ``exec``.  The exit status is 1 for any 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -41,9 +43,13 @@ MEANING = {
     "needs more": 'it can reach calls of unknown number, and unknown = "deny" is not enough for it',
     "refused": "spidl refuses a filtered image of it, with a reason",
     "error": "spidl could not link it, with a filter or without",
+    "set aside": "to link it takes more memory or time than the survey gives",
     "timeout": "it does not end in time under the filter: a defect",
     "no answer": "it does not end in time without a filter either",
     "skipped": "not for a survey (tests/survey/programs.py), or no program for this kernel",
+}
+SETTINGS: Mapping[str, Mapping[str, object]] = {
+    "gdb": {"report": False},  # it says that there is a handler of SIGSYS (docs/seccomp.md)
 }
 DEFECTS = ("stopped", "not allowed", "different", "timeout")
 
@@ -67,8 +73,10 @@ class Result:
 class FilteredSurveyor(Surveyor):
     """Looks at one program after the other in one scratch folder."""
 
-    def __init__(self, folder: Path, cache: Path, strace: str) -> None:
+    def __init__(self, folder: Path, cache: Path, strace: str, memory: int) -> None:
+        """``memory``: bytes that a link may take."""
         super().__init__(folder, "shared")
+        self.memory = memory
         self.strace = strace
         self.logs = folder / "logs"
         self.image = folder / "image"
@@ -102,10 +110,12 @@ class FilteredSurveyor(Surveyor):
             result = self._build(path, result)
         except BuildFailed as failure:
             said = failure.result.stderr.decode(errors="replace").strip()[:2000]
+            if "MemoryError" in said or failure.result.status < 0:
+                return replace(result, verdict="set aside", detail=f"memory: {said[:200]}")
             refused = failure.refused or (failure.code or "").startswith("seccomp/")
             return replace(result, verdict="refused" if refused else "error", detail=said)
         except Timeout:
-            return replace(result, verdict="error", detail="spidl build did not end in time")
+            return replace(result, verdict="set aside", detail="spidl build did not end in time")
         may = filtering.allowed(self.image)
         result = replace(result, allowed=len(may), traced=len(seen.own - filtering.BY_LINKER))
         try:
@@ -132,6 +142,8 @@ class FilteredSurveyor(Surveyor):
         if outcome not in oracles:
             # A rare variation of the program's own?  Ask it again before blaming the filter.
             oracles += [self._start(path, argument) for _ in range(2)]
+            # Or one of its memory's, which binding at the start leaves in another state?
+            oracles.append(self._start(path, argument, extra={"LD_BIND_NOW": "1"}))
         if any(oracle != oracles[0] for oracle in oracles):
             return replace(result, verdict="varies")
         if outcome != oracles[0]:
@@ -140,18 +152,19 @@ class FilteredSurveyor(Surveyor):
 
     def _build(self, path: Path, result: Result) -> Result:
         """Link it with ``unknown = "refuse"``, else with ``"deny"``."""
-        settings: dict[str, object] = {"unknown": "refuse"}
+        settings: dict[str, object] = {"unknown": "refuse", **SETTINGS.get(path.name, {})}
         if result.exec:
             settings["exec"] = list(result.exec)
         program = Path(os.path.realpath(path))
-        try:
-            filtering.build(program, self.image, settings, steering=self.steering)
-        except BuildFailed as failure:
-            if failure.code != "seccomp/unknown":
-                raise
-            settings["unknown"] = "deny"
-            filtering.build(program, self.image, settings, steering=self.steering)
-            return replace(result, unknown=True)
+        with _limited(self.memory):
+            try:
+                filtering.build(program, self.image, settings, steering=self.steering)
+            except BuildFailed as failure:
+                if failure.code != "seccomp/unknown":
+                    raise
+                settings["unknown"] = "deny"
+                filtering.build(program, self.image, settings, steering=self.steering)
+                return replace(result, unknown=True)
         return result
 
     def _trace(self, path: Path, argument: str) -> Trace:
@@ -162,28 +175,42 @@ class FilteredSurveyor(Surveyor):
         )[1]
 
 
+@contextlib.contextmanager
+def _limited(memory: int) -> Iterator[None]:
+    """Processes that are started meanwhile have so many bytes of addresses."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 _surveyor: FilteredSurveyor
 
 
-def _begin(folder: str, strace: str) -> None:
+def _begin(folder: str, strace: str, memory: int) -> None:
     global _surveyor
     own = Path(tempfile.mkdtemp(dir=folder))
-    _surveyor = FilteredSurveyor(own, Path(folder) / "cache", strace)
+    _surveyor = FilteredSurveyor(own, Path(folder) / "cache", strace, memory)
 
 
 def _examine(candidate: Candidate) -> Result:
     return _surveyor.examine(candidate)
 
 
-def survey(chosen: Sequence[Candidate], jobs: int) -> list[Result]:
-    """Look at all of them in a pool of processes; prints one progress line on a terminal."""
+def survey(chosen: Sequence[Candidate], jobs: int, memory: int) -> list[Result]:
+    """Look at all of them in a pool of processes; prints one progress line on a terminal.
+
+    ``memory``: bytes that a link may take.
+    """
     results = []
     counts: Counter[str] = Counter()
     folder = tempfile.mkdtemp(prefix="spidl-filtered-")
     live = sys.stderr.isatty()
     try:
         strace = tool("strace", "strace")
-        with multiprocessing.Pool(jobs, _begin, (folder, strace)) as pool:
+        with multiprocessing.Pool(jobs, _begin, (folder, strace, memory)) as pool:
             for result in pool.imap_unordered(_examine, chosen):
                 results.append(result)
                 counts[result.verdict] += 1
@@ -225,11 +252,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="REGEX", help="names that match")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every result there")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--memory", type=int, default=6, metavar="GB", help="of a link")
     parser.add_argument(
         "folder", nargs="*", type=Path, default=list(FOLDERS), help="default: /usr/bin /usr/sbin"
     )
     options = parser.parse_args(arguments)
-    results = survey(candidates(options.folder, options.only), options.jobs)
+    results = survey(candidates(options.folder, options.only), options.jobs, options.memory << 30)
     print(report(results))
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(result) for result in results], indent=1))

@@ -1,6 +1,7 @@
 """Every program of this machine, under the system's linker and as an image.
 
     python3 -m tests.survey [--only REGEX] [--json FILE] [--layout shared|copy] [--jobs N]
+                            [--config FILE]
 
 Each program is asked for its ``--version`` (``--help`` if that fails without a word) in an empty
 folder, with stdin closed: twice under the system's linker, which sets aside what varies by itself,
@@ -77,9 +78,9 @@ class Result:
 class Surveyor:
     """Looks at one program after the other in one scratch folder."""
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    def __init__(self, folder: Path, layout: Layout, options: tuple[str, ...] = ()) -> None:
         self.scratch = folder / "scratch"
-        self.images = Images(folder / "images")
+        self.images = Images(folder / "images", options)
         self.images.folder.mkdir(parents=True)
         self.layout: Layout = layout
         self.mark = uuid.uuid4().hex
@@ -180,9 +181,9 @@ def kill_marked(mark: str) -> None:
 _surveyor: Surveyor
 
 
-def _begin(folder: str, layout: Layout) -> None:
+def _begin(folder: str, layout: Layout, options: tuple[str, ...]) -> None:
     global _surveyor
-    _surveyor = Surveyor(Path(tempfile.mkdtemp(dir=folder)), layout)
+    _surveyor = Surveyor(Path(tempfile.mkdtemp(dir=folder)), layout, options)
 
 
 def _look(candidate: Candidate) -> Result:
@@ -196,14 +197,16 @@ def show_progress(done: int, of: int, program: str, counts: Counter[str]) -> Non
     print(f"\r\033[K{line[:110]}", end="", file=sys.stderr, flush=True)
 
 
-def survey(chosen: Sequence[Candidate], layout: Layout, jobs: int) -> list[Result]:
+def survey(
+    chosen: Sequence[Candidate], layout: Layout, jobs: int, options: tuple[str, ...] = ()
+) -> list[Result]:
     """Look at all of them in a pool of processes; prints one progress line on a terminal."""
     results: list[Result] = []
     counts: Counter[str] = Counter()
     folder = tempfile.mkdtemp(prefix="spidl-survey-")
     live = sys.stderr.isatty()
     try:
-        with multiprocessing.Pool(jobs, _begin, (folder, layout)) as pool:
+        with multiprocessing.Pool(jobs, _begin, (folder, layout, options)) as pool:
             for result in pool.imap_unordered(_look, chosen):
                 results.append(result)
                 counts[result.verdict] += 1
@@ -246,12 +249,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every result there")
     parser.add_argument("--layout", choices=("shared", "copy"), default="shared")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--config", metavar="FILE", help="settings to build the images with")
     parser.add_argument(
         "folder", nargs="*", type=Path, default=list(FOLDERS), help="default: /usr/bin /usr/sbin"
     )
     options = parser.parse_args(arguments)
     chosen = candidates(options.folder, options.only)
-    results = survey(chosen, options.layout, options.jobs)
+    settings = () if options.config is None else (f"--config={options.config}",)
+    results = survey(chosen, options.layout, options.jobs, settings)
     text, share, crashed = report(results)
     print(text)
     if options.json is not None:

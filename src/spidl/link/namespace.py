@@ -28,6 +28,8 @@ class Namespace:
     """The folder that its absolute paths are meant inside of; "" for the system's own."""
     opens: bool = False
     """Whether its objects may open libraries, which then belong here."""
+    lent: dict[str, str] = field(default_factory=dict)
+    """By name, the paths of libraries that it opens from the program's side and not its root's."""
     members: list[Dso] = field(default_factory=list)
     names: dict[str, Dso] = field(default_factory=dict)
     """Objects by soname, requested name and path."""

@@ -7,9 +7,10 @@ idea is libcapsule's; the means are the link's own, so that data, versions and t
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import field, replace
 from fnmatch import fnmatchcase
 
@@ -37,7 +38,13 @@ from spidl.api import (
     name_hash,
 )
 from spidl.modules.capsule.newer import libc_from
-from spidl.modules.capsule.settings import LINKER, OFTEN_NEEDED, SHARED, Capsule, read_capsules
+from spidl.modules.capsule.settings import (
+    LINKER,
+    SHARED,
+    SHARED_IF_NEWER,
+    Capsule,
+    read_capsules,
+)
 
 _OPENERS = ("dlopen", "dlmopen")
 _EVERYBODYS = frozenset({"_init", "_fini", "_end", "_edata", "__bss_start"})
@@ -114,12 +121,8 @@ class Capsules(Module):
             own = [dso for dso in members if dso.namespace is namespace]
             opens = any(_imports(dso, _OPENERS) for dso in own)
             namespace.opens = opens if capsule.opens is None else capsule.opens
-            # What it opens finds of the program's libraries only what is there.
-            named = [name for name in capsule.shared if not set(name) & set("*?[")]
-            for name in (*OFTEN_NEEDED, *named) if namespace.opens else ():
-                need = self._shared(name, link)
-                if link.known(name) is not None or need.path is not None:
-                    namespace.welcome(link.add(need))
+            if namespace.opens:
+                self._lend(capsule, namespace, link)
         link.close()
         self._bring_shared(link)
 
@@ -204,6 +207,28 @@ class Capsules(Module):
         need = link.find(name, link.root, "shared with a capsule")
         assert isinstance(need, Need), "it is the program's own search"
         return need if need.namespace is not None else replace(need, namespace=link.main)
+
+    def _lend(self, capsule: Capsule, namespace: Namespace, link: Link) -> None:
+        """What the capsule opens has the program's libraries; of those that the program does not
+        have at its start, the same files."""
+        for name in sorted({*SHARED, *SHARED_IF_NEWER, *self._named_shared(capsule, link)}):
+            known = link.known(name)
+            if capsule.shares(name) is False:
+                continue
+            if known is not None and known.namespace is link.main:
+                namespace.welcome(known)
+            elif known is None and name not in namespace.names:
+                need = self._private(name, namespace.members[0], capsule, link)
+                if need.namespace is link.main and need.path is not None:
+                    namespace.lent[name] = need.path
+
+    @staticmethod
+    def _named_shared(capsule: Capsule, link: Link) -> Iterator[str]:
+        """The names that the patterns of ``shared`` fit, where the program has its libc."""
+        libc = link.known("libc.so.6")
+        present = [] if libc is None else os.listdir(os.path.dirname(libc.path))
+        for pattern in capsule.shared:
+            yield from fnmatch.filter(present, pattern)
 
     def _bring_shared(self, link: Link) -> None:
         """What only capsules need of the shared libraries comes behind all that the program has."""

@@ -20,10 +20,6 @@ SHARED = frozenset(
     }
 )  # fmt: skip
 """One libc for all, with its parts, and the unwinder that its threads use."""
-OFTEN_NEEDED = (
-    "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libgcc_s.so.1", "libresolv.so.2",
-)  # fmt: skip
-"""Shared libraries that what a capsule opens is likely to need: they must be there before."""
 SHARED_IF_NEWER = frozenset({"libstdc++.so.6"})
 """Shared where the program's own has every version that the root's has."""
 

@@ -221,7 +221,7 @@ class _Regrouping:
         words.put(lists, own[0])
         words.put_half(lists + 8, len(maps))
         words.put(lists + 16, own[0] + self.fields.searchlist)
-        self.spaces.spaces.append(Space(lists, number, namespace.root))
+        self.spaces.spaces.append(Space(lists, number, namespace.root, namespace.lent))
 
     def _proxy(self, real: int, first: int) -> int:
         """A copy of a map, for the namespace of map ``first``; words that lead into the map lead

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -27,11 +27,13 @@ _OPEN, _ENTRY = 0, 16
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """One namespace of ld.so's: the address of its lists, its number and root."""
+    """One namespace of ld.so's: the address of its lists, its number and root, and what it opens
+    that comes from the program's side, by name."""
 
     lists: int
     number: int
     root: str
+    lent: Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -57,7 +59,14 @@ class Spaces:
         """Give the code and its table their places."""
         content, symbols = _load()
         records = b"".join(
-            struct.pack("<QqQ", s.lists, s.number, data.add(os.fsencode(s.root) + b"\0"))
+            struct.pack(
+                "<QqQQQ",
+                s.lists,
+                s.number,
+                _text(data, s.root),
+                _pairs(data, [(_text(data, n), _text(data, p)) for n, p in s.lent.items()]),
+                len(s.lent),
+            )
             for s in self.spaces
         )
         at_entry, at_end = _pairs(data, self.at_entry), _pairs(data, self.at_end)
@@ -90,6 +99,10 @@ class Spaces:
                 action = replace(action, rax=self.code + symbols["spaces_enter"])
             entered.append(action)
         return entered
+
+
+def _text(data: Area, text: str) -> int:
+    return data.add(os.fsencode(text) + b"\0")
 
 
 def _pairs(data: Area, pairs: Sequence[tuple[int, int]]) -> int:
