@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from spidl.analyse import Class, Summary, summary_of
-from spidl.api import POST_COLLECT, Dso, ElfFile, Link, Module, Pipeline
+from spidl.api import POST_COLLECT, Dso, ElfFile, Link, Module, Pipeline, number_of
 from spidl.elf import DT, STB, STT, R, name_hash
 from spidl.modules.seccomp import DECISION, SUMMARISE, Decision, Seccomp
-from spidl.modules.seccomp.decide import ALWAYS
-from spidl.modules.seccomp.plugins import GCONV_CALLS, NSS, files_in, nss_services
+from spidl.modules.seccomp.decide import ALWAYS, VDSO
+from spidl.modules.seccomp.folders import DEFAULTS, places_of
+from spidl.modules.seccomp.plugins import (
+    GCONV_CALLS,
+    NSS,
+    OWN,
+    files_in,
+    libraries_in,
+    nss_services,
+)
 from spidl.modules.seccomp.strings import libraries_named, strings_used
 from spidl.testing import Define, Relocate, Undefined, build_dso, expect, memory_link, program
 
@@ -52,6 +61,10 @@ class ByName(Module):
             always = len(classes)
             classes.append(Class(frozenset({CALLS["construct"]}), frozenset()))
         classes.append(Class(frozenset(), everything))
+        classes = [
+            replace(c, unknown=True) if at and file.soname == "libseccomp.so.2" else c
+            for at, c in enumerate(classes)
+        ]
         return Summary(
             build_id="", soname=file.soname or "", needed=file.needed, imports=tuple(imports),
             classes=tuple(classes), always=always, exports=exports, addresses=addresses,
@@ -90,11 +103,11 @@ def decided(
     content: bytes, more: Mapping[str, bytes] | None = None, **settings: object
 ) -> Decision:
     """Of a program that calls `f` of libhost.so, and asks itself as libhost.so does: what its
-    relocations bind."""
-    asked = [s for s in ("dlopen", "dlsym") if s in _undefined(content)]
-    main = program(["f", *asked], needed=["libhost.so", "libd.so"])
+    relocations bind.  What it opens beyond what is foreseen gets no more calls, unless a setting
+    says so."""
+    main = program(["f", *sorted(_undefined(content))], needed=["libhost.so", "libd.so"])
     libraries = {"libhost.so": content, "libd.so": LIBD, **(more or {})}
-    seccomp = Seccomp(**settings)  # type: ignore[arg-type]
+    seccomp = Seccomp(**{"open_ended": "deny", **settings})  # type: ignore[arg-type]
     link = memory_link(main, libraries, [ByName(), seccomp])
     link.run()
     return link.facts[DECISION]
@@ -107,7 +120,7 @@ def _undefined(content: bytes) -> set[str]:
 
 
 def reached(decision: Decision) -> set[int]:
-    return set(decision.allowed - ALWAYS.keys())
+    return set(decision.allowed - ALWAYS.keys() - VDSO.keys())
 
 
 @pytest.fixture
@@ -250,3 +263,72 @@ def test_services_of_nsswitch() -> None:
     assert nss_services(text) == ["libnss_dns.so.2", "libnss_files.so.2", "libnss_systemd.so.2"]
     assert nss_services(None) == ["libnss_dns.so.2", "libnss_files.so.2"]
     assert {"getpwnam_r", "getaddrinfo", "gethostbyname2_r", "getpw", "getgrouplist"} <= NSS
+
+
+def test_places_that_are_known(tmp_path: Path) -> None:
+    def folders(name: str, declared: Mapping[str, Sequence[str]] = {}) -> tuple[str, ...]:
+        return places_of(name, f"{tmp_path}/{name}", declared, "/lib/x").folders
+
+    assert folders("libgvc.so.6") == ("/lib/x/graphviz",)
+    assert folders("libjli.so") == (str(tmp_path),)
+    assert folders("libgvc.so.6", {"libgvc*": ["$ORIGIN/more"]}) == (
+        f"{tmp_path}/more", "/lib/x/graphviz",
+    )  # fmt: skip
+    assert folders("libhost.so") == ()
+    assert places_of("libjli.so", "/lib/x/libjli.so", {}, "/lib/x").folders == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "is_all"),
+    [
+        ("libgvc.so.6", {}, True),
+        ("libjvm.so", {}, False),
+        ("libhost.so", {}, False),
+        ("libhost.so", {"libhost*": []}, True),
+        ("libhost.so", {"libhost*": ["/a", "*"]}, False),
+        ("libjvm.so", {"libjvm.so": []}, True),
+        ("libss.so.2", {}, True),
+    ],
+)
+def test_whether_that_is_all(name: str, declared: dict[str, list[str]], is_all: bool) -> None:
+    assert places_of(name, f"/lib/{name}", declared, "/lib").is_all is is_all
+
+
+def test_a_table_that_reads_well() -> None:
+    """Each object once, with places that begin at a root."""
+    for name, words in DEFAULTS.items():
+        assert all(word[0] in "/@$*" for word in words), name
+        assert not any(word.startswith("$") and word[1:4] not in ("LIB", "ORI") for word in words)
+
+
+def test_a_file_that_names_libraries(plugin: Path, tmp_path: Path) -> None:
+    driver = tmp_path / "driver.json"
+    driver.write_text(f'{{"ICD": {{"library_path": "{plugin}"}}}}')
+    plugins = {"libhost.so": [f"@{tmp_path}/*.json"]}
+    assert reached(decided(host(), plugins=plugins)) == PLUGGED
+    assert libraries_in(b"a libx.so.1, /b/liby.so;c.sox\n") == ["libx.so.1", "/b/liby.so"]
+
+
+def test_what_is_opened_unforeseen_may_call_all_exports() -> None:
+    content = build_dso(
+        "libhost.so", {"f": CODE, "run": CODE}, needed=["libd.so"], undefined=["dlopen"]
+    )
+    more = {"libd.so": build_dso("libd.so", {"dlopen": CODE, "other": CODE})}
+    decision = decided(content, more, open_ended="exports")
+    own = {number_of(call) for call in OWN}
+    assert reached(decision) - own == {CALLS["run"], CALLS["other"]}
+    told = {decision.reach.members[one.member].name for one in decision.open_ended}
+    assert told == {"libhost.so", "program"}
+    assert reached(decided(content, more, open_ended="deny")) == set()
+    with expect("seccomp/open-ended"):
+        decided(content, more, open_ended="refuse")
+
+
+def test_libseccomp_makes_what_is_known(tmp_path: Path) -> None:
+    """Its number is in memory: man and the like filter themselves."""
+    host = build_dso(
+        "libhost.so", {"f": CODE}, needed=["libseccomp.so.2"], undefined=["seccomp_load"]
+    )
+    more = {"libseccomp.so.2": build_dso("libseccomp.so.2", {"seccomp_load": CODE})}
+    decision = decided(host, more, unknown="refuse")
+    assert reached(decision) == {number_of("prctl"), number_of("seccomp")}

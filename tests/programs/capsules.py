@@ -54,9 +54,9 @@ class Tree:
         return {"root": str(self.root), "libraries": list(libraries), **settings}
 
 
-def toml(capsules: Mapping[str, Mapping[str, object]]) -> str:
-    """A spidl.toml with these capsules."""
-    lines = [f"pipeline = {json.dumps(PIPELINE)}"]
+def toml(capsules: Mapping[str, Mapping[str, object]], modules: Sequence[str] = ()) -> str:
+    """A spidl.toml with these capsules, and more modules behind."""
+    lines = [f"pipeline = {json.dumps([*PIPELINE, *modules])}"]
     for name, settings in capsules.items():
         lines.append(f"[modules.capsule.capsules.{name}]")
         lines += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
@@ -70,11 +70,12 @@ class Capsuled:
     folder: Path
     layout: Layout = "shared"
     steering: Mapping[str, str] = field(default_factory=dict)
+    modules: Sequence[str] = ()
     _built: dict[tuple[str, str, Layout], Path] = field(default_factory=dict)
 
     def build(self, program: Path, capsules: Mapping[str, Mapping[str, object]]) -> Path:
         """The image of a program; raises AssertionError with what `spidl build` said."""
-        text = toml(capsules)
+        text = toml(capsules, self.modules)
         key = (str(program), text, self.layout)
         if key not in self._built:
             self.folder.mkdir(exist_ok=True)

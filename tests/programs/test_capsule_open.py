@@ -201,6 +201,13 @@ def test_objects_are_told_to_their_side(opener: Opener) -> None:
     assert "libopener.so" not in outside
 
 
+def test_under_a_filter(opener: Opener, workshop: Workshop) -> None:
+    """What finds libraries in the root makes calls that no object of the link makes."""
+    filtered = Capsuled(workshop.folder / "filtered", modules=("seccomp",))
+    words = "in open libdeep.so call through open nothing.so out value"
+    assert opener.does(words, filtered) == opener.does(words)
+
+
 @pytest.mark.parametrize("side", ["in", "out"])
 def test_open_and_close_again_and_again(opener: Opener, side: str) -> None:
     """A thousand times, then by four threads."""

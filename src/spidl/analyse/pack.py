@@ -1,21 +1,28 @@
-"""Summaries as bytes: a magic, a checksum, and zlib over a line of JSON and columns of numbers."""
+"""Summaries as bytes: a magic, a checksum, and three parts under zlib.
+
+The first is a line of JSON and columns of numbers, all that a link asks for; the others are the
+names of imports and of exports, which are unpacked when somebody asks for one.
+"""
 
 from __future__ import annotations
 
 import json
 import struct
 import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spidl.analyse.keys import Exports, Key, Keys
 from spidl.analyse.summary import (
     NUMBERS,
     VERSION,
     ByAddress,
     Classes,
-    Key,
     Site,
     Summary,
     Told,
@@ -23,8 +30,8 @@ from spidl.analyse.summary import (
 from spidl.diagnostics import LinkError, Place
 
 _MAGIC = b"SPIDLSC1"
-_HEAD = struct.Struct("=8sIII")
-"""Magic, the analyser's version, checksum of the rest, its length when unpacked."""
+_HEAD = struct.Struct("=8sII6I")
+"""Magic, the analyser's version, checksum of the rest; bytes of each part, of each unpacked."""
 _LARGEST = 1 << 28
 """Bytes unpacked; the largest library of a Debian machine has some 20 MB."""
 
@@ -32,6 +39,7 @@ _LARGEST = 1 << 28
 def pack(summary: Summary) -> bytes:
     """The bytes of a summary."""
     masks, addresses = summary.masks, summary.by_address
+    imported, exported = summary.imported, summary.exported
     head = {
         "build_id": summary.build_id,
         "soname": summary.soname,
@@ -49,11 +57,14 @@ def pack(summary: Summary) -> bytes:
         "tells": len(masks.told),
         "wrappers": [[*key, at] for key, at in summary.wrappers.items()],
     }
-    strings = [part or "" for key in (*summary.imports, *summary.exports) for part in key]
     columns: list[npt.NDArray[Any]] = [
         addresses.vaddrs.astype("<u8"),
         addresses.classes.astype("<u4"),
-        np.array(list(summary.exports.values()), dtype="<u4"),
+        imported.names.astype("<u8"),
+        imported.versions.astype("<u8"),
+        exported.symbols.names.astype("<u8"),
+        exported.symbols.versions.astype("<u8"),
+        exported.classes.astype("<u4"),
         masks.wrapper_calls.astype("<u4"),
         masks.told.astype("<u4"),
         masks.unknown.astype(np.uint8),
@@ -61,15 +72,17 @@ def pack(summary: Summary) -> bytes:
         masks.imports,
     ]
     content = b"".join(
-        [
-            json.dumps(head).encode(),
-            b"\n",
-            *(column.tobytes() for column in columns),
-            "\0".join(strings).encode(errors="surrogateescape"),
-        ]
+        [json.dumps(head).encode(), b"\n", *(column.tobytes() for column in columns)]
     )
-    packed = zlib.compress(content, 6)
-    return _HEAD.pack(_MAGIC, summary.version, zlib.crc32(packed), len(content)) + packed
+    parts = [content, _joined(summary.imports), _joined(summary.exports)]
+    packed = [zlib.compress(part, 6) for part in parts]
+    whole = b"".join(packed)
+    lengths = [*map(len, packed), *map(len, parts)]
+    return _HEAD.pack(_MAGIC, summary.version, zlib.crc32(whole), *lengths) + whole
+
+
+def _joined(keys: Iterable[Key]) -> bytes:
+    return "\0".join([part or "" for key in keys for part in key]).encode(errors="surrogateescape")
 
 
 def unpack(data: bytes, name: str) -> Summary:
@@ -78,14 +91,54 @@ def unpack(data: bytes, name: str) -> Summary:
     Raises LinkError ``analyse/summary``.
     """
     try:
-        return _unpack(data)
-    except (ValueError, LookupError, TypeError, struct.error, zlib.error, RecursionError) as error:
-        raise LinkError(
-            "analyse/summary",
-            f"not a summary of system calls: {error}",
-            place=Place(name),
-            help="remove it: it is made again from the file that it describes",
-        ) from None
+        return _unpack(data, name)
+    except _DAMAGED as error:
+        raise _error(name, error) from None
+
+
+_DAMAGED = (ValueError, LookupError, TypeError, struct.error, zlib.error, RecursionError)
+
+
+def _error(name: str, error: Exception) -> LinkError:
+    return LinkError(
+        "analyse/summary",
+        f"not a summary of system calls: {error}",
+        place=Place(name),
+        help="remove it: it is made again from the file that it describes",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Names and versions of symbols, as yet under zlib."""
+
+    summary: str
+    packed: bytes
+    length: int
+    count: int
+
+    def read(self) -> Sequence[Key]:
+        """Raises LinkError ``analyse/summary``."""
+        try:
+            text = _inflated(self.packed, self.length).decode(errors="surrogateescape")
+            parts = text.split("\0") if self.count else []
+            if len(parts) != 2 * self.count:
+                raise ValueError("its names are not as many as it says")
+        except _DAMAGED as error:
+            raise _error(self.summary, error) from None
+        versions = [version or None for version in parts[1::2]]
+        return tuple(zip(parts[::2], versions, strict=True))
+
+
+def _inflated(packed: bytes, length: int) -> bytes:
+    """Raises ValueError or zlib.error."""
+    if length > _LARGEST:
+        raise ValueError("it is damaged")
+    # With no limit for nothing: 0 would mean none.
+    content = zlib.decompressobj().decompress(packed, length or 1)
+    if len(content) != length:
+        raise ValueError("it is truncated")
+    return content
 
 
 class _Columns:
@@ -109,18 +162,17 @@ class _Columns:
         return column
 
 
-def _unpack(data: bytes) -> Summary:
-    magic, version, checksum, length = _HEAD.unpack_from(data)
+def _unpack(data: bytes, name: str) -> Summary:
+    magic, version, checksum, *lengths = _HEAD.unpack_from(data)
     if magic != _MAGIC:
         raise ValueError("it starts with other bytes")
     if version != VERSION:
         raise ValueError(f"it is of version {version}, this is {VERSION}")
-    packed = data[_HEAD.size :]
-    if zlib.crc32(packed) != checksum or length > _LARGEST:
+    if zlib.crc32(memoryview(data)[_HEAD.size :]) != checksum:
         raise ValueError("it is damaged")
-    content = zlib.decompressobj().decompress(packed, length)
-    if len(content) != length:
-        raise ValueError("it is truncated")
+    behind = [_HEAD.size + sum(lengths[:at]) for at in range(4)]
+    first, second, third = (data[start:end] for start, end in pairwise(behind))
+    content = _inflated(first, lengths[3])
     end = content.index(b"\n")
     head = json.loads(content[:end])
     counts = [_count(head[key]) for key in
@@ -128,6 +180,7 @@ def _unpack(data: bytes) -> Summary:
     imports, classes, exports, addresses, calls, tells = counts
     columns = _Columns(memoryview(content)[end + 1 :])
     by_address = ByAddress(columns.take("<u8", addresses), columns.take("<u4", addresses))
+    hashes = [columns.take("<u8", count) for count in (imports, imports, exports, exports)]
     of_export = columns.take("<u4", exports)
     wrapper_calls, tells_of = columns.take("<u4", calls, 3), columns.take("<u4", tells, 2)
     unknown = columns.take("u1", classes)
@@ -138,11 +191,8 @@ def _unpack(data: bytes) -> Summary:
         tells_of,
         unknown.astype(np.bool_),
     )
-    text = bytes(columns.data[columns.at :]).decode(errors="surrogateescape")
-    parts = text.split("\0") if imports + exports else []
-    if len(parts) != 2 * (imports + exports):
-        raise ValueError("its names are not as many as it says")
-    keys: list[Key] = [(parts[at], parts[at + 1] or None) for at in range(0, len(parts), 2)]
+    of_imports = _Names(name, second, lengths[4], imports)
+    of_exports = _Names(name, third, lengths[5], exports)
     told = tuple(
         Told(_index(function, imports), None if told is None else _text(told))
         for function, told in _list(head["told"])
@@ -152,11 +202,11 @@ def _unpack(data: bytes) -> Summary:
         build_id=_text(head["build_id"]),
         soname=_text(head["soname"]),
         needed=tuple(_text(item) for item in _list(head["needed"])),
-        imports=tuple(keys[:imports]),
+        imports=Keys(hashes[0], hashes[1], of_imports.read),
         classes=masks,
         always=_index(head["always"], classes),
         entry=None if head["entry"] is None else _index(head["entry"], classes),
-        exports=dict(zip(keys[imports:], of_export.tolist(), strict=True)),
+        exports=Exports(Keys(hashes[2], hashes[3], of_exports.read), of_export),
         addresses=by_address,
         wrappers={
             (_text(symbol), None if of is None else _text(of)): _index(at, 6)

@@ -15,15 +15,15 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from spidl.analyse.keys import Exports, Keys
+from spidl.analyse.keys import Key as Key
 from spidl.elf.tables import Bytes
 
-VERSION = 4
+VERSION = 5
 """The analyser's version: a summary of another one is made again."""
 NUMBERS = 512
 """System call numbers are below this; x86-64 Linux has some 460."""
 
-Key = tuple[str, str | None]
-"""A symbol's name and version; None for a symbol without one."""
 Masks = npt.NDArray[np.uint8]
 """A row of bits for each class, lowest bit first (``numpy.unpackbits(bitorder="little")``)."""
 
@@ -181,9 +181,10 @@ class Summary:
     """DT_SONAME; empty for a file without one."""
     needed: tuple[str, ...]
     """DT_NEEDED, in order."""
-    imports: tuple[Key, ...]
+    imports: Sequence[Key]
     """Symbols that code or data refers to and that another object may define: undefined ones, and
-    the file's own exports where it refers to them so that they can be interposed."""
+    the file's own exports where it refers to them so that they can be interposed.  Kept summaries
+    have `Keys`."""
     classes: Sequence[Class]
     """Each different set once.  Real summaries have `Classes`, with masks."""
     always: int
@@ -192,7 +193,8 @@ class Summary:
     entry: int | None
     """The class of e_entry, None for a file without one."""
     exports: Mapping[Key, int]
-    """The class of each defined dynamic symbol; `always` for data."""
+    """The class of each defined dynamic symbol; `always` for data.  Kept summaries have
+    `Exports`."""
     addresses: Mapping[int, int]
     """The same by virtual address, and PLT entries that stand for a function of another object in
     programs with fixed addresses.  Real summaries have `ByAddress`."""
@@ -216,6 +218,16 @@ class Summary:
     def by_address(self) -> ByAddress:
         """`addresses` as columns."""
         return ByAddress.of(self.addresses)
+
+    @cached_property
+    def imported(self) -> Keys:
+        """`imports` with their hashes."""
+        return Keys.of(self.imports)
+
+    @cached_property
+    def exported(self) -> Exports:
+        """`exports` as columns."""
+        return Exports.of(self.exports)
 
     def to_bytes(self) -> bytes:
         """Compact bytes of the summary."""

@@ -39,7 +39,7 @@ from spidl.modules.seccomp.bpf import (
     Rules,
     assemble,
 )
-from spidl.modules.seccomp.decide import ALWAYS, Decision, Summarise, Wishes, decide
+from spidl.modules.seccomp.decide import ALWAYS, VDSO, Decision, Summarise, Wishes, decide
 
 __all__ = ["DECISION", "SUMMARISE", "Decision", "Seccomp"]
 
@@ -50,6 +50,10 @@ SUMMARISE: Fact[Summarise] = Fact("seccomp-summaries")
 
 _TSYNC = 1
 _WRITE, _WRITEV, _GETRANDOM = 1, 20, 318
+_READING = frozenset({0, 3, 257})
+"""read, close, openat."""
+_MAPS = b"/proc/self/maps"
+"""An origin without code has this name if boot's handler may read it (boot/report.c)."""
 _ACTIONS = ("kill", "errno", "log", "trap")
 
 
@@ -63,9 +67,10 @@ class Seccomp(Module):
     errno: str = "EPERM"
     filter_from: str = "entry"
     unknown: str = "deny"
+    open_ended: str = "exports"
     exec: str | list[str] = "allow"
-    plugins: dict[str, list[str]] = field(default_factory=dict)
-    assume: dict[str, list[str]] = field(default_factory=dict)
+    plugins: dict[str, list[str]] | str = field(default_factory=dict)
+    assume: dict[str, list[str]] | str = field(default_factory=dict)
     allow: list[str] = field(default_factory=list)
     forbid: list[str] = field(default_factory=list)
     strict: bool = False
@@ -100,6 +105,7 @@ class Seccomp(Module):
         self._one_of("action", self.action, _ACTIONS)
         self._one_of("filter_from", self.filter_from, ("entry", "start"))
         self._one_of("unknown", self.unknown, ("refuse", "deny", "log", "allow-all"))
+        self._one_of("open_ended", self.open_ended, ("exports", "deny", "refuse"))
         if isinstance(self.exec, str):
             self._one_of("exec", self.exec, ("allow", "deny"))
         if self.errno not in errors.errorcode.values():
@@ -107,12 +113,14 @@ class Seccomp(Module):
         return Wishes(
             exec=self.exec if isinstance(self.exec, str) else tuple(self.exec),
             unknown=self.unknown,
+            open_ended=self.open_ended,
             strict=self.strict,
-            plugins=self.plugins,
-            assume={name: _numbers("assume", calls) for name, calls in self.assume.items()},
+            plugins=_table("plugins", self.plugins),
+            assume={name: _numbers("assume", calls)
+                    for name, calls in _table("assume", self.assume).items()},
             allow=_numbers("allow", self.allow),
             forbid=_numbers("forbid", self.forbid),
-        )
+        )  # fmt: skip
 
     def _one_of(self, key: str, value: str, known: tuple[str, ...]) -> None:
         if value not in known:
@@ -137,14 +145,19 @@ class Seccomp(Module):
             foreign=LOG if logs else KILL_PROCESS,
             keeps_sigsys=reports and RT_SIGACTION in decision.allowed,
             origins=_makers(link, decision) if self.origins else (),
-            anywhere=frozenset(ALWAYS.keys() - {15, 60, 231} | {_GETRANDOM} & decision.allowed),
+            anywhere=frozenset(
+                ALWAYS.keys() - {15, 60, 231} | (VDSO.keys() | {_GETRANDOM}) & decision.allowed
+            ),
             reports_with=writing if reports else None,
         )
         entry = link.root.bias + link.root.file.entry if self.filter_from == "start" else 0
         actions: list[Action] = [Filter(assemble(rules), _TSYNC if entry else 0, entry)]
         if reports:
             names = tuple(name_of(number).encode() for number in range(decision.newest + 1))
-            actions.insert(0, Report(_code(link), names, writing or 0))
+            code = _code(link)
+            if not self.origins and decision.allowed >= _READING:
+                code += (Origin(0, 0, _MAPS),)
+            actions.insert(0, Report(code, names, writing or 0))
         return actions
 
 
@@ -163,6 +176,20 @@ def _wrong(key: str, value: str, expected: str) -> LinkError:
         "config/wrong-value", f"`{value}` is no value of modules.seccomp.{key}",
         place=Place("modules.seccomp"), help=f"it must be {expected}",
     )  # fmt: skip
+
+
+def _table(key: str, value: dict[str, list[str]] | str) -> dict[str, list[str]]:
+    """A table, or the same as words of a command line: ``NAME=VALUE,VALUE NAME=VALUE``."""
+    if isinstance(value, dict):
+        return value
+    found = {}
+    for word in value.split():
+        name, equals, values = word.partition("=")
+        if not (name and equals and name[0] not in "{[\"'"):
+            raise _wrong(key, value, f"a table, {key} = {{\"NAME\" = [\"VALUE\"]}}, or "
+                                     "NAME=VALUE,VALUE")  # fmt: skip
+        found[name] = [one for one in values.split(",") if one]
+    return found
 
 
 def _numbers(key: str, names: list[str]) -> frozenset[int]:

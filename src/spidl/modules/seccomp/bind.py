@@ -20,7 +20,7 @@ from spidl.api import (
     name_hash,
 )
 from spidl.modules.seccomp.combine import Bool, Edges, Member
-from spidl.modules.seccomp.definitions import import_hashes
+from spidl.modules.seccomp.names import rows_among
 
 _VERSION_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _NONE = np.zeros(0, np.int64)
@@ -33,10 +33,9 @@ def members_of(link: Link, summaries: Sequence[Summary]) -> list[Member]:
     for bindings in link.bindings:
         rows.setdefault(bindings.requests.dso.number, []).append(bindings)
     members = []
-    of_imports = import_hashes(summaries)
-    for dso, summary, hashes in zip(link.objects, summaries, of_imports, strict=True):
-        edges = _edges(dso, summary, _Imports.of(*hashes), rows.get(dso.number, []), functions)
-        members.append(Member(dso.name, dso.path, dso.file, summary, edges, hashes[0]))
+    for dso, summary in zip(link.objects, summaries, strict=True):
+        edges = _edges(dso, summary, rows.get(dso.number, []), functions)
+        members.append(Member(dso.name, dso.path, dso.file, summary, edges))
         if dso.is_root:
             functions.through_plt(dso, rows.get(dso.number, []))
     return members
@@ -110,8 +109,8 @@ class _Imports:
     order: I64
 
     @classmethod
-    def of(cls, names: U64, versions: U64) -> _Imports:
-        hashes = _joined(names, versions)
+    def of(cls, summary: Summary) -> _Imports:
+        hashes = _joined(summary.imported.names, summary.imported.versions)
         order = np.argsort(hashes, kind="stable")
         return cls(hashes[order], order)
 
@@ -126,12 +125,11 @@ def _joined(names: U64, versions: U64) -> U64:
     return joined
 
 
-def _edges(
-    dso: Dso, summary: Summary, imports: _Imports, parts: Iterable[Bindings], functions: _Functions
-) -> Edges:
+def _edges(dso: Dso, summary: Summary, parts: Iterable[Bindings], functions: _Functions) -> Edges:
     """How an object's imports are bound."""
     if not summary.imports:
         return Edges(_NONE, _NONE, _NONE)
+    imports = _Imports.of(summary)
     columns: list[tuple[I64, I64, I64]] = []
     strays: set[int] = set()
     wrapped: set[int] = set()
@@ -148,13 +146,23 @@ def _edges(
         strays |= set(asked[~known & answered[rows]].tolist())
         for wrapper in functions.wrappers:
             wrapped |= set(asked[values == wrapper].tolist())
-    own = [
-        (i, summary.exports[key])
-        for i in np.flatnonzero(~bound).tolist()
-        if (key := summary.imports[i]) in summary.exports
-    ]
-    if own:  # nobody asked the link, such as where the object relocates itself
-        mine = np.array(own, np.int64)
-        columns.append((mine[:, 0], np.full(len(mine), dso.number), mine[:, 1]))
+    # Nobody asked the link, such as where the object relocates itself.
+    own, classes = _own(summary, np.flatnonzero(~bound))
+    columns.append((own, np.full(len(own), dso.number), classes))
     joined = [np.concatenate([_NONE, *(c[at] for c in columns)]) for at in range(3)]
     return Edges(joined[0], joined[1], joined[2], frozenset(strays), frozenset(wrapped))
+
+
+def _own(summary: Summary, imports: I64) -> tuple[I64, I64]:
+    """Those of the imports that the object exports itself, and their classes."""
+    ours, exported = summary.imported, summary.exported
+    if not len(imports) or not len(exported):
+        return _NONE, _NONE
+    asked = _joined(ours.names[imports], ours.versions[imports])
+    order = np.argsort(asked, kind="stable")
+    asked, imports = asked[order], imports[order]
+    there = _joined(exported.symbols.names, exported.symbols.versions)
+    rows = rows_among(there, asked)
+    found = imports[np.searchsorted(asked, there[rows])]
+    order = np.argsort(found, kind="stable")
+    return found[order], exported.classes[rows[order]].astype(np.int64)

@@ -8,14 +8,16 @@ from the program's entry.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from spidl.api import I64, U64, ElfFile, Summary, name_hash
+from spidl.api import I64, ElfFile, Summary, name_hash
+from spidl.modules.seccomp.names import rows_among
 
 I32 = npt.NDArray[np.int32]
 Bool = npt.NDArray[np.bool_]
@@ -46,10 +48,12 @@ class Member:
     file: ElfFile
     summary: Summary
     edges: Edges
-    names: U64
-    """`name_hash` of the names of its imports."""
     because: str = ""
     """Why it takes part, if no link has it."""
+
+
+Because = str | Callable[[int, int], str]
+"""Why running begins somewhere: words, or a function that finds them for (member, class)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,12 @@ class Unknown:
     member: int
     number: int
     """The class."""
-    reason: str
+    told: str | Callable[[], str]
+    """The reason, or a function that finds it: names of imports are slow to come by."""
+
+    @property
+    def reason(self) -> str:
+        return self.told if isinstance(self.told, str) else self.told()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +99,10 @@ class Reach:
     """
 
     def __init__(self, watched: frozenset[str] = frozenset()) -> None:
-        self._watched = np.array([name_hash(name.encode()) for name in watched], np.uint64)
+        self._watched = {name_hash(name.encode()): name for name in watched}
         self._named: dict[str, list[tuple[int, int]]] = {}
         self.members: list[Member] = []
-        self.roots: list[Root] = []
+        self._reasons: list[Because] = []
         self.imports: list[Bool] = []
         """By member: which of its imports are reached."""
         self._bases = np.zeros(1, np.int64)
@@ -102,8 +111,15 @@ class Reach:
         self._asker = np.zeros(0, np.int32)
         """The member that led there, -1 for a root."""
         self._through = np.zeros(0, np.int32)
-        """The import that led there, or the root's number."""
-        self._targets: list[I64] = []
+        """The import that led there, or the reason's number."""
+        self._sizes: list[int] = []
+        """By member: how often classes of it were reached; it only grows."""
+        self._known: dict[tuple[int, int], tuple[int, tuple[set[str], int | None]]] = {}
+        self._made: dict[int, tuple[int, frozenset[int]]] = {}
+        self._columns: list[tuple[I64, I64, I64]] = []
+        """By member: its edges as (imports, members, classes counted through), by member."""
+        self._seen: list[npt.NDArray[np.uint8]] = []
+        """`imports` as bits."""
         self._waiting: dict[int, list[I64]] = {}
         self._queue: deque[int] = deque()
         self._clock = 0
@@ -117,23 +133,59 @@ class Reach:
         self._stamps = np.concatenate([self._stamps, np.zeros(room, np.int32)])
         self._asker = np.concatenate([self._asker, np.full(room, -1, np.int32)])
         self._through = np.concatenate([self._through, np.full(room, -1, np.int32)])
+        self._watch(added)
         for member in added:
-            for i in np.flatnonzero(np.isin(member.names, self._watched)).tolist():
-                name = member.summary.imports[i][0]
-                self._named.setdefault(name, []).append((len(self.members), i))
+            edges, count = member.edges, len(member.summary.imports)
+            order = np.argsort(edges.members, kind="stable")
+            imports, members = edges.imports[order], edges.members[order]
+            flat = self._bases[members] + edges.classes[order]
             self.members.append(member)
-            self.imports.append(np.zeros(len(member.summary.imports), np.bool_))
-            self._targets.append(self._bases[member.edges.members] + member.edges.classes)
+            self.imports.append(np.zeros(count, np.bool_))
+            self._seen.append(np.zeros(-(-count // 8), np.uint8))
+            self._sizes.append(0)
+            self._columns.append((imports, members, flat))
+
+    def _watch(self, added: Sequence[Member]) -> None:
+        """Remember who of those to be added imports what is watched."""
+        if not added or not self._watched:
+            return
+        names = np.concatenate([member.summary.imported.names for member in added])
+        bounds = np.cumsum([len(member.summary.imports) for member in added])
+        for row in rows_among(names, np.array(sorted(self._watched), np.uint64)).tolist():
+            at = int(np.searchsorted(bounds, row, side="right"))
+            index = row - int(bounds[at]) + len(added[at].summary.imports)
+            known = self._named.setdefault(self._watched[int(names[row])], [])
+            known.append((len(self.members) + at, index))
 
     def enter(self, root: Root) -> bool:
         """Begin at a root too; whether that is new.  `run` follows it."""
         flat = int(self._bases[root.member]) + root.number
         if self._stamps[flat]:
             return False
+        at, number = np.array([root.member], np.int64), np.array([root.number], np.int64)
+        return self.enter_each(at, number, root.because)
+
+    def enter_all(self, member: int, classes: npt.NDArray[np.integer], because: str) -> bool:
+        """The same at several classes of a member at once."""
+        wanted = np.zeros(len(self.stamps(member)), np.bool_)
+        wanted[classes] = True
+        fresh = np.flatnonzero(wanted & (self.stamps(member) == 0)) + self._bases[member]
+        if not len(fresh):
+            return False
         self._clock += 1
-        self._stamps[flat], self._through[flat] = self._clock, len(self.roots)
-        self.roots.append(root)
-        self._wait(np.array([flat], np.int64))
+        self._begin(fresh, np.full(len(fresh), member), self._clock, because)
+        return True
+
+    def enter_each(self, members: I64, classes: I64, because: Because) -> bool:
+        """The same at classes of several members, one after another."""
+        flat = self._bases[members] + classes
+        first = np.flatnonzero(self._stamps[flat] == 0)
+        first = np.sort(first[_firsts(flat[first])])
+        if not len(first):
+            return False
+        stamps = self._clock + np.arange(1, 1 + len(first))
+        self._clock += len(first)
+        self._begin(flat[first], members[first], stamps, because)
         return True
 
     def fresh(self, members: I64, classes: I64) -> Bool:
@@ -145,35 +197,48 @@ class Reach:
         """Follow imports until nothing new is reached."""
         while self._queue:
             at = self._queue.popleft()
-            rows = np.concatenate(self._waiting.pop(at)) - self._bases[at]
-            edges, seen = self.members[at].edges, self.imports[at]
+            waiting = self._waiting.pop(at)
+            rows = np.concatenate(waiting) - self._bases[at]
+            seen = self._seen[at]
             mask = np.bitwise_or.reduce(self.members[at].summary.masks.imports[rows], axis=0)
-            bits = np.unpackbits(mask, count=len(seen), bitorder="little").view(np.bool_)
-            bits = bits & ~seen
-            if not bits.any():
+            mask &= ~seen
+            if not mask.any():
                 continue
-            seen |= bits
-            picked = np.flatnonzero(bits[edges.imports])
-            flat = self._targets[at][picked]
+            seen |= mask
+            bits = np.unpackbits(mask, count=len(self.imports[at]), bitorder="little")
+            new = bits.view(np.bool_)
+            self.imports[at] |= new
+            imports, members, targets = self._columns[at]
+            picked = np.flatnonzero(new[imports])
+            flat = targets[picked]
             fresh = self._stamps[flat] == 0
-            flat, picked = flat[fresh], picked[fresh]
-            if len(flat):
+            if fresh.any():
+                flat, picked = flat[fresh], picked[fresh]
                 self._clock += 1
                 self._stamps[flat] = self._clock
                 self._asker[flat] = at
-                self._through[flat] = edges.imports[picked]
-                self._wait(flat)
+                self._through[flat] = imports[picked]
+                self._wait(flat, members[picked])
 
-    def _wait(self, flat: I64) -> None:
-        flat = np.sort(flat)
-        flat = flat[np.concatenate([[True], flat[1:] != flat[:-1]])]
-        owners = np.searchsorted(self._bases, flat, side="right") - 1
-        cuts = [0, *(np.flatnonzero(owners[1:] != owners[:-1]) + 1).tolist(), len(flat)]
+    def _begin(self, flat: I64, members: I64, stamps: int | I64, because: Because) -> None:
+        """Begin at classes, none of which is reached yet."""
+        self._stamps[flat], self._through[flat] = stamps, len(self._reasons)
+        self._reasons.append(because)
+        order = np.argsort(members, kind="stable")
+        self._wait(flat[order], members[order])
+
+    def _wait(self, flat: I64, members: I64) -> None:
+        """Have `run` follow classes of members, which are ascending."""
+        if members[0] == members[-1]:
+            cuts = [0, len(flat)]
+        else:
+            cuts = [0, *(np.flatnonzero(members[1:] != members[:-1]) + 1).tolist(), len(flat)]
         for first, behind in pairwise(cuts):
-            at = int(owners[first])
+            at = int(members[first])
             if at not in self._waiting:
                 self._queue.append(at)
             self._waiting.setdefault(at, []).append(flat[first:behind])
+            self._sizes[at] += behind - first
 
     # -- what was found --------------------------------------------------------------------------
 
@@ -183,12 +248,20 @@ class Reach:
 
     def calls(self, member: int) -> frozenset[int]:
         """The system calls that a member makes itself."""
+        known = self._made.get(member)
+        if known is None or known[0] != self._sizes[member]:  # nothing new was reached since
+            known = self._made[member] = self._sizes[member], self._makes(member)
+        return known[1]
+
+    def _makes(self, member: int) -> frozenset[int]:
         masks = self.members[member].summary.masks
         stamps = self.stamps(member)
         reached = np.flatnonzero(stamps)
         if not len(reached):
             return frozenset()
         row = np.bitwise_or.reduce(masks.syscalls[reached], axis=0)
+        if not row.any() and not len(masks.wrapper_calls):
+            return frozenset()
         numbers = np.flatnonzero(np.unpackbits(row, bitorder="little")).tolist()
         told = masks.wrapper_calls
         return frozenset([*numbers, *told[stamps[told[:, 0]] > 0, 2].tolist()])
@@ -203,13 +276,41 @@ class Reach:
             {at for name in names for at, i in self._named.get(name, ()) if self.imports[at][i]}
         )
 
+    def told(self, member: int, names: tuple[str, ...]) -> tuple[set[str], int | None]:
+        """What a member tells those of its imports that have one of these names: the constants, and
+        the earliest class that tells what cannot be known, None for none."""
+        key, size = (member, hash(names)), self._sizes[member]
+        known = self._known.get(key)
+        if known is None or known[0] != size:  # nothing new was reached since
+            known = self._known[key] = size, self._tells(member, names)
+        return known[1]
+
+    def _tells(self, member: int, names: Iterable[str]) -> tuple[set[str], int | None]:
+        summary = self.members[member].summary
+        stamps, rows = self.stamps(member), summary.masks.told
+        indexes = set(rows[stamps[rows[:, 0]] > 0, 1].tolist())
+        constants: set[str] = set()
+        missing: Bool = np.zeros(len(stamps), np.bool_)
+        for i in {i for name in names for at, i in self._named.get(name, ()) if at == member}:
+            if not self.imports[member][i]:
+                continue
+            ours = [at for at in indexes if summary.told[at].function == i]
+            constants |= {name for at in ours if (name := summary.told[at].name) is not None}
+            unclear = [at for at in ours if summary.told[at].name is None]
+            if unclear:
+                missing[rows[np.isin(rows[:, 1], unclear), 0]] = True
+            elif not ours:  # whoever has the function may call it
+                missing |= _has(summary.masks.imports, i)
+        return constants, self._earliest(member, missing) if missing.any() else None
+
     def unknown(self) -> list[Unknown]:
         """What is reached and may make any call."""
         found = []
         for at, member in enumerate(self.members):
             masks = member.summary.masks
-            reached = np.flatnonzero((self.stamps(at) > 0) & masks.unknown).tolist()
-            found += [Unknown(at, number, "a call of unknown number") for number in reached]
+            if masks.unknown.any():
+                reached = np.flatnonzero((self.stamps(at) > 0) & masks.unknown).tolist()
+                found += [Unknown(at, number, "a call of unknown number") for number in reached]
             for i in sorted(member.edges.strays):
                 if self.imports[at][i]:
                     reason = f"`{symbol_of(member.summary, i)}` leads to code of no object"
@@ -226,8 +327,9 @@ class Reach:
             told = masks.wrapper_calls[masks.wrapper_calls[:, 1] == i, 0]
             asks = _has(masks.imports, i) & (self.stamps(at) > 0) & ~masks.unknown
             asks[told] = False
-            reason = f"`{symbol_of(summary, i)}` is told a number that is not known"
-            found += [Unknown(at, number, reason) for number in np.flatnonzero(asks).tolist()]
+            numbers = np.flatnonzero(asks).tolist()
+            reason = partial(_is_told, summary, i)
+            found += [Unknown(at, number, reason) for number in numbers]
         return found
 
     def way(self, member: int, number: int) -> list[Step]:
@@ -237,7 +339,9 @@ class Reach:
             flat = int(self._bases[member]) + number
             asker, by = int(self._asker[flat]), int(self._through[flat])
             if asker < 0:
-                return [Step(member, number, self.roots[by].because), *reversed(steps)]
+                reason = self._reasons[by]
+                words = reason if isinstance(reason, str) else reason(member, number)
+                return [Step(member, number, words), *reversed(steps)]
             summary = self.members[asker].summary
             steps.append(Step(member, number, symbol_of(summary, by)))
             member, number = asker, self._earliest(asker, _has(summary.masks.imports, by))
@@ -263,12 +367,24 @@ class Reach:
         return int(reached[np.argmin(stamps[reached])])
 
 
+def _firsts(values: I64) -> I64:
+    """Where each value is for the first time; np.unique would cost 15 ms the first time."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    firsts: I64 = order[np.append(True, ordered[1:] != ordered[:-1])[: len(order)]]
+    return firsts
+
+
 def _has(masks: npt.NDArray[np.uint8], bit: int) -> Bool:
     """Which rows have a bit."""
     if bit >> 3 >= masks.shape[1]:
         return np.zeros(len(masks), np.bool_)
     found: Bool = (masks[:, bit >> 3] >> (bit & 7) & 1).astype(np.bool_)
     return found
+
+
+def _is_told(summary: Summary, index: int) -> str:
+    return f"`{symbol_of(summary, index)}` is told a number that is not known"
 
 
 def symbol_of(summary: Summary, index: int) -> str:

@@ -17,25 +17,35 @@ from spidl.api import (
     Summary,
     number_of,
 )
+from spidl.modules.seccomp import golang
 from spidl.modules.seccomp.bind import members_of
 from spidl.modules.seccomp.combine import Member, Reach, Root, Unknown
 from spidl.modules.seccomp.opened import Opened
-from spidl.modules.seccomp.plugins import ASSUMED, GCONV, IMAGES, LOOKERS, NSS, OPENERS
+from spidl.modules.seccomp.plugins import (
+    ASSUMED,
+    CAPSULES,
+    GCONV,
+    IMAGES,
+    LOOKERS,
+    NSS,
+    OPENERS,
+    OWN,
+)
 
 ALWAYS = {
     15: "a signal handler ends with it",
     60: "a thread ends with it",
-    96: "the vDSO falls back to it",
-    201: "the vDSO falls back to it",
     219: "the kernel itself goes on with it behind a stopped call",
     228: "the vDSO falls back to it",
-    229: "the vDSO falls back to it",
     231: "a process ends with it",
-    309: "the vDSO falls back to it",
 }
-"""rt_sigreturn, exit, gettimeofday, time, restart_syscall, clock_gettime, clock_getres, exit_group,
-getcpu: allowed in every program."""
+"""rt_sigreturn, exit, restart_syscall, clock_gettime, exit_group: allowed in every program."""
+VDSO = dict.fromkeys((96, 229), "the vDSO falls back to it")
+"""gettimeofday and clock_getres: allowed where others than glibc may find the vDSO, whose own
+functions have the same calls beside it.  The vDSO's time and getcpu make no calls."""
+_FINDS_VDSO = "getauxval"
 EXECVE, EXECVEAT = 59, 322
+_LIBC = "libc.so.6"
 
 Summarise = Callable[[ElfFile], Summary]
 
@@ -46,6 +56,7 @@ class Wishes:
 
     exec: str | tuple[str, ...] = "allow"
     unknown: str = "deny"
+    open_ended: str = "exports"
     strict: bool = False
     plugins: Mapping[str, Sequence[str]] = field(default_factory=dict)
     assume: Mapping[str, frozenset[int]] = field(default_factory=dict)
@@ -67,6 +78,8 @@ class Decision:
     """What may make any call and is not answered for by `assume`."""
     started: dict[str, Decision]
     """Programs that it may start and that join in, by path."""
+    open_ended: tuple[Unknown, ...] = ()
+    """Who may open what cannot be known."""
 
 
 def decide(link: Link, wishes: Wishes, modules: Sequence[Module], summarise: Summarise) -> Decision:
@@ -138,33 +151,52 @@ def _interpreters(path: str) -> list[str]:
 
 
 def _final(decision: Decision, wishes: Wishes) -> Decision:
-    because = {**decision.because, **ALWAYS}
-    allowed = decision.allowed | ALWAYS.keys()
+    always = ALWAYS | (VDSO if _may_find_vdso(decision.reach) else {})
+    because = {**decision.because, **always}
+    allowed = decision.allowed | always.keys()
     for number in wishes.allow - allowed:
         because[number] = "the settings allow it"
     return replace(decision, allowed=(allowed | wishes.allow) - wishes.forbid, because=because)
 
 
+def _may_find_vdso(reach: Reach) -> bool:
+    """Whether there is no glibc, or something asks where the vDSO is."""
+    return bool(reach.asking_for([_FINDS_VDSO])) or all(m.name != _LIBC for m in reach.members)
+
+
 def _one(link: Link, wishes: Wishes, summarise: Summarise, *, is_started: bool) -> Decision:
     """What the objects of one link reach, with what they open."""
-    reach = Reach(frozenset({*OPENERS, *LOOKERS, *NSS, *GCONV}))
+    reach = Reach(frozenset({*OPENERS, *LOOKERS, *NSS, *GCONV, _FINDS_VDSO}))
     members = members_of(link, [summarise(dso.file) for dso in link.objects])
     reach.add(members)
     linker = link.known(link.root.file.interp or "")
     for dso, member in zip(link.objects, members, strict=True):
         summary = member.summary
         reach.enter(Root(dso.number, summary.always, f"{dso.name}: constructors and data"))
-        starts = dso.is_root or (dso is linker and (is_started or wishes.exec == "allow"))
-        if starts and summary.entry is not None:
+        if (dso.is_root or (dso is linker and is_started)) and summary.entry is not None:
             reach.enter(Root(dso.number, summary.entry, f"{dso.name}: its entry"))
-    opened = Opened(link, reach, wishes.plugins, summarise)
+    exports = wishes.open_ended == "exports"
+    opened = Opened(link, reach, wishes.plugins, summarise, may_call_exports=exports)
     opened.settle()
-    link.files.keep(member.file for member in reach.members)
-    if wishes.strict and opened.open_ended:
+    # Only who is started anew begins in ld.so: an image does not.
+    starts = reach.allowed().union(wishes.allow, *wishes.assume.values()) & {EXECVE, EXECVEAT}
+    if linker is not None and starts and wishes.exec == "allow":
+        entry = members[linker.number].summary.entry
+        if entry is not None and reach.enter(Root(linker.number, entry, "what it may start")):
+            opened.settle()
+    if opened.open_ended and (wishes.strict or wishes.open_ended == "refuse"):
+        first = opened.open_ended[0]
         raise _open_ended(
-            link, opened.open_ended[0], 'declare its plug-ins: plugins = {"NAME" = ["/folder"]}'
-        )
+            link, f"{reach.members[first.member].name} {first.reason}",
+            'declare its plug-ins: plugins = {"NAME" = ["/folder"]}',
+        )  # fmt: skip
     because: dict[int, str] = {}
+    if opened.open_ended and exports:
+        told = f"what {reach.members[opened.open_ended[0].member].name} may open can make it"
+        because |= {number: told for call in OWN if (number := number_of(call)) is not None}
+    if any(namespace.opens for namespace in link.namespaces):
+        told = "what finds libraries inside of a capsule's root makes it"
+        because |= {number: told for call in CAPSULES if (number := number_of(call)) is not None}
     unknown = []
     # Who looks such a function up by name is stopped when it calls it for anything else.
     for found in (*reach.unknown(), *(opened.told if wishes.strict else ())):
@@ -175,15 +207,20 @@ def _one(link: Link, wishes: Wishes, summarise: Summarise, *, is_started: bool) 
         elif member.name in ASSUMED:
             for export, calls in _assumed(reach, found.member).items():
                 because |= dict.fromkeys(calls, f"{export} of {member.name} makes it")
+        elif len(calls := member.file.derived(golang.numbers)["number"]):
+            told = f"{member.name} hands its number to a function of Go's"
+            because |= dict.fromkeys(calls.tolist(), told)
         else:
             unknown.append(found)
+    link.files.keep(member.file for member in reach.members)
     if unknown and (wishes.strict or wishes.unknown == "refuse"):
         raise _unknown(reach, unknown, link)
     newest = _newest(reach.members)
     if unknown and wishes.unknown == "allow-all":
         name = reach.members[unknown[0].member].name
         because |= dict.fromkeys(range(newest + 1), f"{name} has a call of unknown number")
-    return Decision(reach, reach.allowed() | because.keys(), because, newest, tuple(unknown), {})
+    return Decision(reach, reach.allowed() | because.keys(), because, newest, tuple(unknown), {},
+                    tuple(opened.open_ended))  # fmt: skip
 
 
 def _assumed(reach: Reach, member: int) -> dict[str, list[int]]:
@@ -212,7 +249,7 @@ def _open_ended(link: Link, what: str, help_: str) -> LinkError:
         "seccomp/open-ended",
         f"{what}, so what it asks of the kernel cannot be known",
         place=Place(link.root.path),
-        help=f"in [modules.seccomp] {help_}; or strict = false, and what is missing is denied",
+        help=f'in [modules.seccomp] {help_}; or neither strict nor open_ended = "refuse"',
     )
 
 

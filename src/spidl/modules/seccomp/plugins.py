@@ -6,28 +6,14 @@ looks names up in it.
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-DEFAULTS: Mapping[str, Sequence[str]] = {
-    "libcrypto.so.3": ("$LIB/ossl-modules", "$LIB/engines-3"),
-    "libcrypto.so.1.1": ("$LIB/engines-1.1",),
-    "libperl.so.5.*": ("$LIB/perl/5.*", "$LIB/perl5/5.*", "$LIB/perl-base"),
-    "perl*": ("$LIB/perl/5.*", "$LIB/perl5/5.*", "$LIB/perl-base"),
-    "libpython3*.so*": ("/usr/lib/python3.*/lib-dynload",),
-    "python3*": ("/usr/lib/python3.*/lib-dynload",),
-    "libpam.so.0": ("$LIB/security", "/lib/x86_64-linux-gnu/security"),
-    "libsasl2.so.2": ("$LIB/sasl2",),
-    "libkrb5.so.3": ("$LIB/krb5/plugins",),
-    "libgnutls.so.30": ("$LIB/pkcs11",),
-    "libasound.so.2": ("$LIB/alsa-lib",),
-}
-"""By the name of the object that opens them (`fnmatch`): folders, as `files_in` takes them."""
+from spidl.modules.seccomp.folders import PASS_ON
+from spidl.modules.seccomp.listing import Listing
 
-_CAPSET, _PRCTL = ("capset",), ("capset", "prctl")
+_CAPSET, _PRCTL, _SECCOMP = ("capset",), ("capset", "prctl"), ("prctl", "seccomp")
 ASSUMED: Mapping[str, Mapping[str, Sequence[str]]] = {
     "libcap.so.2": {
         "cap_set_proc": _CAPSET,
@@ -38,21 +24,42 @@ ASSUMED: Mapping[str, Mapping[str, Sequence[str]]] = {
         "cap_setgroups": (*_PRCTL, "setgid", "setgroups"),
         "cap_launch": (*_PRCTL, "chroot", "setgid", "setgroups", "setuid"),
     },
+    "libseccomp.so.2": dict.fromkeys(
+        ("seccomp_api_get", "seccomp_api_set", "seccomp_attr_get", "seccomp_attr_set",
+         "seccomp_init", "seccomp_load", "seccomp_merge", "seccomp_notify_alloc",
+         "seccomp_notify_fd", "seccomp_notify_id_valid", "seccomp_notify_receive",
+         "seccomp_notify_respond", "seccomp_reset"), _SECCOMP,
+    ),
 }  # fmt: skip
-"""Libraries that make calls through pointers which no analysis follows: what their exports make
-(libcap/cap_proc.c of libcap 2.66, where they go through `struct syscaller_s`)."""
+"""Libraries whose calls have numbers that no analysis follows: what their exports make
+(libcap/cap_proc.c of libcap 2.66, where they go through `struct syscaller_s`; src/system.c of
+libseccomp 2.5.4, where `state.nr_seccomp` has the number)."""
 
 IMAGES = (
     "arch_prctl", "brk", "close", "execveat", "faccessat", "fcntl", "fstat", "getcwd", "geteuid",
     "getpid", "gettid", "mmap", "mprotect", "msync", "newfstatat", "openat", "prctl", "prlimit64",
     "read", "readlink", "rseq", "rt_sigaction", "seccomp", "set_robust_list", "set_tid_address",
-    "uname", "writev",
+    "time", "uname", "utimensat", "writev",
 )  # fmt: skip
 """What boot and the launcher ask for where a kept link starts (boot/, launcher/): who may start
 programs may start enabled ones, and images with filters of their own."""
 
-OPENERS = ("dlopen", "dlmopen", "g_module_open", "g_module_open_full", "lt_dlopenext")
-LOOKERS = ("dlsym", "dlvsym")
+CAPSULES = (
+    "close", "fstat", "futex", "gettid", "mmap", "munmap", "openat", "openat2", "readlink",
+)  # fmt: skip
+"""What the code asks for that finds libraries inside of a capsule's root (boot/spaces.c)."""
+
+OWN = ("futex_waitv", "get_mempolicy", "ioprio_get", "kcmp", "mbind", "membarrier",
+       "sched_getattr", "set_mempolicy")  # fmt: skip
+"""What libraries ask the kernel for themselves because libc has no function for it (OpenBLAS,
+libnuma, Mesa, liburcu): nothing of it gives a process more than it had."""
+
+OPENERS = ("dlopen", "dlmopen", *(name for names in PASS_ON.values() for name in names))
+"""Functions that open what an argument names: of libc, and of what passes that on."""
+LOOKERS = ("dlsym", "dlvsym", "g_module_symbol", "lt_dlsym", "uv_dlsym", "apr_dso_sym",
+           "xmlModuleSymbol", "PR_FindSymbol", "PR_FindFunctionSymbol", "SDL_LoadFunction",
+           "krb5int_get_plugin_data", "krb5int_get_plugin_func")  # fmt: skip
+"""The same for functions that look up symbols."""
 
 _NSS = """
     getaddrinfo getaddrinfo_a getlogin getlogin_r getnameinfo
@@ -96,6 +103,7 @@ def _spelled_out(patterns: str) -> frozenset[str]:
 
 NSS = _spelled_out(_NSS)
 
+_LIBRARY = re.compile(r"[\w./+-]+\.so(?:\.[0-9]+)*\b")
 _SERVICE = re.compile(r"^\s*[a-z]+:\s*(.*)$", re.MULTILINE)
 
 
@@ -107,25 +115,40 @@ def nss_services(configuration: bytes | None) -> list[str]:
     return [f"libnss_{service}.so.2" for service in sorted(services)]
 
 
-def folders_for(name: str, declared: Mapping[str, Sequence[str]], libraries: str) -> Iterator[str]:
-    """Where the plug-ins of an object are; ``libraries`` is the folder of its libc."""
-    for table in (declared, DEFAULTS):
-        for pattern, folders in table.items():
-            if fnmatch.fnmatchcase(name, pattern):
-                for folder in folders:
-                    yield folder.replace("$LIB", libraries)
+def spellings(name: str) -> list[str]:
+    """What a name that is told to dlopen, g_module_open or lt_dlopenext may stand for; none for
+    the program itself."""
+    if not name:
+        return []
+    folder, base = os.path.split(name)
+    return [name, f"{name}.so", os.path.join(folder, f"lib{base}.so")]
 
 
-def files_in(pattern: str) -> list[str]:
+def files_in(pattern: str, listing: Listing | None = None) -> list[str]:
     """ELF objects at a path, which may have wildcards: files, or all ``*.so*`` below folders."""
     found: dict[str, None] = {}
-    for path in sorted(glob.glob(pattern, recursive=True)):
-        below = sorted(glob.glob(f"{glob.escape(path)}/**/*.so*", recursive=True))
-        for file in below if os.path.isdir(path) else [path]:
-            real = os.path.realpath(file)
+    listing = listing or Listing()
+    for path in listing.glob(pattern):
+        for file in listing.below(path, "*.so*") if os.path.isdir(path) else [path]:
+            real = listing.realpath(file)
             if os.path.isfile(real) and _is_shared(real):
                 found[real] = None
     return list(found)
+
+
+def folders_at(pattern: str, listing: Listing | None = None) -> list[str]:
+    """Folders at a path, which may have wildcards."""
+    return [path for path in (listing or Listing()).glob(pattern) if os.path.isdir(path)]
+
+
+def files_at(pattern: str, listing: Listing | None = None) -> list[str]:
+    """Files at a path, which may have wildcards."""
+    return [path for path in (listing or Listing()).glob(pattern) if os.path.isfile(path)]
+
+
+def libraries_in(text: bytes) -> list[str]:
+    """Names and paths of libraries that a configuration file has, each once."""
+    return list(dict.fromkeys(_LIBRARY.findall(text.decode("ascii", errors="replace"))))
 
 
 def _is_shared(path: str) -> bool:
