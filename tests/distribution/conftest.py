@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,15 @@ from spidl.testing import build_dso
 
 ROOT = Path(__file__).resolve().parents[2]
 Compression = Literal["gz", "xz", ""]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment_stays() -> Iterator[None]:
+    """Dask sets variables that steer malloc, and with it the linker, for what runs later."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .conftest import Workshop
-from .harness import PLAIN_WAY, Layout, Outcome, assert_same, run, spidl
+from .harness import PLAIN_WAY, STEERING, Layout, Outcome, assert_same, run, spidl
 
 LIBRARIES = "lib/x86_64-linux-gnu"
 PIPELINE = ["preload", "sysv", "gnu", "musl", "capsule"]
@@ -102,7 +102,9 @@ class Capsuled:
     ) -> Outcome:
         """Run ``argv`` as an image, which must not take the plain way."""
         image = self.build(Path(argv[0]), capsules)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("LD_", "SPIDL_"))}
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith((*STEERING, "SPIDL_"))
+        }
         environment |= {**self.steering, **(env or {})}
         verbose = run(argv, executable=image, env=environment | {"SPIDL_VERBOSE": "1"}, cwd=cwd)
         assert PLAIN_WAY not in verbose.stderr, f"the image was not used: {verbose}"
@@ -120,7 +122,9 @@ class Capsuled:
         status: int | None = 0,
     ) -> Outcome:
         """Compare with the system's linker, which finds the tree by LD_LIBRARY_PATH."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("LD_", "SPIDL_"))}
+        environment = {
+            k: v for k, v in os.environ.items() if not k.startswith((*STEERING, "SPIDL_"))
+        }
         environment |= {**self.steering, **(env or {})}
         oracle = run(argv, env=environment | {"LD_LIBRARY_PATH": str(tree.libraries)})
         assert status is None or oracle.status == status, f"already without Spidl: {oracle}"

@@ -60,8 +60,10 @@ BIG = (
     ),
 )
 """Many libraries or plug-ins: half a minute each."""
-NAMES = ("tar", "xz", "sqlite3", "perl", "git", "make", "getent", "iconv", "openssl", "bash", "ps")
+NAMES = ("tar", "sqlite3", "git", "openssl", "bash")
+MORE_NAMES = ("xz", "perl", "make", "getent", "iconv", "ps")
 SMALL = [work for work in FILTERED if work.name in NAMES] + list(MORE)
+ALL = [*SMALL, *(work for work in FILTERED if work.name in MORE_NAMES), *BIG]
 
 
 def _same_key(text: bytes) -> bytes:

@@ -14,6 +14,10 @@ import pytest
 from .conftest import Workshop
 from .harness import LAYOUTS, Outcome, run, spidl
 
+CLEAN = {"PATH": "/usr/bin:/bin"}
+"""An environment that steers no linker."""
+
+
 LZMA = "libtakenlzma.so"
 GENUINE = Outcome(b"genuine\n", b"", 0)
 IT_RUNS = b"it runs"
@@ -78,16 +82,16 @@ def build(story: Story, policy: Path, **options: object) -> tuple[Outcome, Path]
 
 def test_without_a_policy_it_succeeds(story: Story) -> None:
     """Under the system's linker, and although the program binds everything before it starts."""
-    assert run([str(story.server)]) == GENUINE
+    assert run([str(story.server)], env=CLEAN) == GENUINE
     story.install(story.second)
-    assert run([str(story.server)]) == Outcome(b"taken over\n", IT_RUNS + b"\n", 0)
+    assert run([str(story.server)], env=CLEAN) == Outcome(b"taken over\n", IT_RUNS + b"\n", 0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_was_learned_is_enough(story: Story, policy: Path, layout: str) -> None:
     done, image = build(story, policy, layout=layout)
     assert done.status == 0, done
-    assert run([str(image)]) == GENUINE
+    assert run([str(image)], env=CLEAN) == GENUINE
 
 
 def test_the_second_version_is_not_linked(story: Story, policy: Path) -> None:
@@ -124,13 +128,13 @@ def test_an_image_does_not_start_with_it(story: Story, policy: Path) -> None:
     done, image = build(story, policy)
     assert done.status == 0, done
     story.install(story.second)
-    refused = run([str(image)])
+    refused = run([str(image)], env=CLEAN)
     assert (refused.stdout, refused.status) == (b"", 126)
     assert (
         refused.stderr == f"spidl: error[start/policy]: file changed: {story.installed}\n".encode()
     )
     os.remove(story.installed)
-    assert run([str(image)]).status == 126
+    assert run([str(image)], env=CLEAN).status == 126
 
 
 def test_check_says_before_the_update_what_it_would_change(story: Story, policy: Path) -> None:

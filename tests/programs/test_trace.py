@@ -279,7 +279,6 @@ def test_git_as_gdb_counts(bench: Bench) -> None:
 @pytest.mark.parametrize("command", [
     ("python3", "-c", "import json, decimal; print(json.dumps([1, str(decimal.Decimal(2))]))"),
     ("git", "--version"), ("perl", "-e", "print join ',', map { $_ ** 2 } 1..9"),
-    ("openssl", "dgst", "-sha256", "/etc/passwd"),
 ], ids=lambda command: command[0])  # fmt: skip
 def test_everything_of_a_real_program(bench: Bench, command: tuple[str, ...]) -> None:
     """All bindings of all objects go through thunks, and the program does what it does."""

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..programs.policy_work import BIG, SMALL, check
+from ..programs.policy_work import ALL, check
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME")
     names = parser.parse_args(arguments).names
     status = 0
-    for work in (*SMALL, *BIG):
+    for work in ALL:
         if names and work.name not in names:
             continue
         with tempfile.TemporaryDirectory(prefix="spidl-policies-") as folder:

@@ -42,7 +42,8 @@ class Gnu(Module):
             pipeline.weak(COLLECT, tell_trees)
         pipeline.weak(POST_COLLECT, bring_interpreter)
         pipeline.weak(POST_COLLECT, bring_recipes)
-        pipeline.weak(POST_LOAD, check_versions)
+        pipeline.weak(POST_COLLECT, check_versions)
+        pipeline.weak(POST_LOAD, check_versions)  # again, of what later modules have added
         pipeline.weak(POST_COLLECT, refuse_special)
         pipeline.weak(POST_LOAD, expect_runtime)
         if pipeline.exporter is not None:
