@@ -62,7 +62,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_what_lives_is_what_dlopen_would_leave(
     build: Build, tmp_path: Path, script: Script, seed: int
 ) -> None:
