@@ -15,9 +15,7 @@ from spidl.elf import DT
 from spidl.link.link import Link
 from spidl.link.memory import U64, Memory
 from spidl.targets.exec.area import Area
-
-_MAP_SIZE = 1408
-"""Bytes of struct link_map to look at; it grew from 1120 to 1200 over glibc 2.31 to 2.41."""
+from spidl.targets.exec.maps import SIZE
 
 
 def find_debug(link: Link, memory: Memory) -> int:
@@ -59,7 +57,7 @@ def origin_field(memory: Memory, debug: int) -> int | None:
     maps = link_maps(memory, debug)
     named = [(at, os.path.dirname(name)) for at, name in maps[1:] if name.startswith("/")]
     starts = np.array([at for at, _ in named], np.uint64)
-    offsets = np.arange(40, _MAP_SIZE, 8, dtype=np.uint64)
+    offsets = np.arange(40, SIZE, 8, dtype=np.uint64)
     fields: U64 = np.add.outer(starts, offsets).reshape(-1)
     pointers = np.zeros(len(fields), np.uint64)
     inside = memory.holds(fields)
