@@ -49,13 +49,6 @@ def root_of(space: Workspace, program: str) -> Path:
     return root
 
 
-def image(space: Workspace, program: str, *options: str) -> str:
-    """An image in a folder of its own, under the program's own name."""
-    output = str(space.new_folder("image") / os.path.basename(program))
-    space.spidl("build", program, "-o", output, *options)
-    return output
-
-
 def settings(
     space: Workspace, root: Path, libraries: tuple[str, ...], shared: tuple[str, ...], opens: bool
 ) -> str:
@@ -75,10 +68,12 @@ def measure(space: Workspace, program: str, arguments: tuple[str, ...],
             libraries: tuple[str, ...], shared: tuple[str, ...]) -> float:  # fmt: skip
     """Print one case; gives the dearest capsule's time as a multiple of the plain image's."""
     root = root_of(space, program)
-    candidates = {"plain": Candidate([image(space, program), *arguments])}
+    candidates = {"plain": Candidate([space.image(program), *arguments])}
     for name, opens in (("capsule", False), ("capsule that opens", True)):
         config = settings(space, root, libraries, shared, opens)
-        candidates[name] = Candidate([image(space, program, f"--config={config}"), *arguments])
+        candidates[name] = Candidate(
+            [space.image(program, "shared", f"--config={config}"), *arguments]
+        )
     ways, rounds = side_by_side(candidates, base="plain", seconds=SECONDS)
     worst = 0.0
     for name, way in ways.items():

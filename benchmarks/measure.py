@@ -61,6 +61,15 @@ def once(candidate: Candidate) -> tuple[float, int, int]:
     return time.perf_counter() - began, usage.ru_minflt, status
 
 
+def starts_in_turn(images: Sequence[str], arguments: Sequence[str], rounds: int) -> list[float]:
+    """Median seconds of a start of each image, of so many in turn."""
+    took: list[list[float]] = [[] for _ in images]
+    for _ in range(rounds):
+        for image, seconds in zip(images, took, strict=True):
+            seconds.append(once(Candidate([image, *arguments]))[0])
+    return [statistics.median(seconds) for seconds in took]
+
+
 def drop_from_cache(path: str) -> None:
     """Take a file's clean pages out of the page cache (posix_fadvise, POSIX_FADV_DONTNEED)."""
     descriptor = os.open(path, os.O_RDONLY)

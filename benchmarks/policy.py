@@ -8,12 +8,11 @@ figures are medians of all rounds.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import time
 from pathlib import Path
 
-from benchmarks.measure import Candidate, once
+from benchmarks.measure import starts_in_turn
 from benchmarks.workspace import SYSTEM_PATH, Workspace, workspace
 from spidl.link.link import Link
 from spidl.modules.authorise import find
@@ -43,12 +42,8 @@ def starts(space: Workspace) -> list[str]:
         path = space.find(name, name)
         if path is None:
             continue
-        plain, held = _image(space, path), _image(space, path, *_under(space, path))
-        took: dict[str, list[float]] = {plain: [], held: []}
-        for _ in range(STARTS):
-            for image, seconds in took.items():
-                seconds.append(once(Candidate([image, *arguments]))[0])
-        before, after = (statistics.median(seconds) * 1e6 for seconds in took.values())
+        images = [space.image(path), space.image(path, "shared", *_under(space, path))]
+        before, after = (took * 1e6 for took in starts_in_turn(images, arguments, STARTS))
         lines.append(f"{name:<8} {before:8.0f} {after:8.0f} {after - before:+8.0f}")
     return ["start, us   plain   policy    cost", *lines]
 
@@ -56,7 +51,7 @@ def starts(space: Workspace) -> list[str]:
 def openings(space: Workspace) -> list[str]:
     """Microseconds that a dlopen of a library takes that was closed before, and its dlclose."""
     path = space.compile("opener", _OPENER % (OPENINGS, OPENINGS))
-    images = [_image(space, path), _image(space, path, *_under(space, path))]
+    images = [space.image(path), space.image(path, "shared", *_under(space, path))]
     best = [float("inf")] * len(images)
     for _ in range(7):
         for at, image in enumerate(images):
@@ -103,12 +98,6 @@ def _policy(space: Workspace, path: str) -> str:
 
 def _under(space: Workspace, path: str) -> tuple[str, ...]:
     return ("--with", "authorise", "--set", f"authorise.file={_policy(space, path)}")
-
-
-def _image(space: Workspace, path: str, *options: str) -> str:
-    output = str(space.new_folder("image") / Path(path).name)
-    space.spidl("build", path, "-o", output, *options)
-    return output
 
 
 def main() -> None:

@@ -8,12 +8,10 @@ figures are medians of all rounds for starts and the least for calls.
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import time
-from pathlib import Path
 
-from benchmarks.measure import Candidate, once
+from benchmarks.measure import starts_in_turn
 from benchmarks.workspace import SYSTEM_PATH, Workspace, workspace
 from spidl.link.link import Link
 from spidl.modules.seccomp import DECISION, Seccomp
@@ -44,12 +42,8 @@ def starts(space: Workspace) -> list[str]:
         path = space.find(name, name)
         if path is None:
             continue
-        plain, filtered = (_image(space, path, *options) for options in ((), _WITH))
-        took: dict[str, list[float]] = {plain: [], filtered: []}
-        for _ in range(STARTS):
-            for image, seconds in took.items():
-                seconds.append(once(Candidate([image, *arguments]))[0])
-        before, after = (statistics.median(seconds) * 1e6 for seconds in took.values())
+        images = [space.image(path), space.image(path, "shared", *_WITH)]
+        before, after = (took * 1e6 for took in starts_in_turn(images, arguments, STARTS))
         lines.append(f"{name:<8} {before:8.0f} {after:8.0f} {after - before:+8.0f}")
     return ["start, us   plain filtered    cost", *lines]
 
@@ -57,7 +51,7 @@ def starts(space: Workspace) -> list[str]:
 def calls(space: Workspace) -> list[str]:
     """Nanoseconds that a filter adds to a system call."""
     path = space.compile("caller", _CALLER % (CALLS, CALLS))
-    images = [_image(space, path, *options) for options in
+    images = [space.image(path, "shared", *options) for options in
               ((), _WITH, (*_WITH, "--set", "seccomp.origins=true"))]  # fmt: skip
     best = [float("inf")] * len(images)
     for _ in range(ROUNDS):
@@ -99,12 +93,6 @@ def _linked(path: str) -> Link:
     link.load()
     link.relocate()
     return link
-
-
-def _image(space: Workspace, path: str, *options: str) -> str:
-    output = str(space.new_folder("image") / Path(path).name)
-    space.spidl("build", path, "-o", output, *options)
-    return output
 
 
 def main() -> None:

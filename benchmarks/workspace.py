@@ -84,10 +84,10 @@ class Workspace:
             sys.exit(f"numbers: spidl {' '.join(arguments)} failed\n{done.stderr}")
         return done.stdout
 
-    def image(self, program: str, layout: str = "shared") -> str:
-        """An image of its own for a program: ``spidl build``."""
+    def image(self, program: str, layout: str = "shared", *options: str) -> str:
+        """An image of its own for a program: ``spidl build``, with further options of it."""
         output = str(self.new_folder(layout) / Path(program).name)
-        self.spidl("build", program, f"--layout={layout}", "-o", output)
+        self.spidl("build", program, f"--layout={layout}", "-o", output, *options)
         return output
 
     def enable(self, *programs: str) -> Path:

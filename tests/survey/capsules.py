@@ -1,9 +1,10 @@
-"""Programs of this system with libraries of Debian 11: Mesa's GL under Xvfb, OpenSSL 1.1, others.
+"""Programs of this system with libraries of Debian 11 (Mesa's GL, OpenSSL 1.1 and others) and of
+Debian 13, with its newer libc.
 
     python3 -m tests.survey.capsules [--fresh]
 
-The root is made once by debootstrap and kept beside those of `trixie`.  Needs root, Xvfb, glxinfo,
-glxgears, bsdtar, python3, and a compiler.
+The roots are made once by debootstrap and kept; that of Debian 13 is `trixie`'s.  Needs root, Xvfb,
+glxinfo, glxgears, bsdtar, openssl, python3, and a compiler.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +21,8 @@ from pathlib import Path
 from tests.programs.capsules import toml
 from tests.programs.harness import PLAIN_WAY, run, spidl
 
-from .trixie import cache_folder, mirror, remove_root
+from . import trixie
+from .roots import make_root
 
 SUITE = "bullseye"
 PACKAGES = """
@@ -67,26 +68,6 @@ print(sqlite.sqlite3_libversion().decode(), rows)
 """
 
 
-def make_root(fresh: bool) -> Path:
-    """The root of Debian 11; takes minutes the first time."""
-    root = cache_folder() / SUITE
-    stamp = root / "spidl-packages"
-    if not fresh and stamp.exists() and stamp.read_text().split() == PACKAGES:
-        return root
-    if shutil.which("debootstrap") is None:
-        raise SystemExit("survey: debootstrap is missing: apt-get install debootstrap")
-    remove_root(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    log = root.parent / f"{SUITE}.log"
-    print(f"making a root of {SUITE} in {root} (log: {log})", flush=True)
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-    with log.open("w") as output:
-        subprocess.run([*command, SUITE, str(root), mirror()], stdin=subprocess.DEVNULL,
-                       stdout=output, stderr=output, check=True)  # fmt: skip
-    stamp.write_text("\n".join(PACKAGES))
-    return root
-
-
 class Survey:
     """Each check says what it found; the failures are counted."""
 
@@ -95,13 +76,13 @@ class Survey:
         self.failed = 0
 
     def check(
-        self, name: str, argv: list[str], library: str, expected: str, *,
+        self, name: str, argv: list[str], library: str, expected: str, *more: str,
         shared: list[str] | None = None, env: Mapping[str, str] | None = None,
         seconds: int = 0,
     ) -> None:  # fmt: skip
-        """Run a program with one library of the root, for so many ``seconds`` if it does not end
-        by itself; its output must fit ``expected``."""
-        settings: dict[str, object] = {"root": str(self.root), "libraries": [library]}
+        """Run a program with a library, or ``more``, of the root, for so many ``seconds`` if it
+        does not end by itself; its output must fit ``expected``."""
+        settings: dict[str, object] = {"root": str(self.root), "libraries": [library, *more]}
         settings["shared"] = shared or []
         image = self.folder / f"{Path(argv[0]).name}-{library}"
         config = Path(f"{image}.toml")
@@ -152,13 +133,19 @@ def survey(survey: Survey, display: str) -> None:
                  r"^OpenSSL 1\.1, OpenSSL 3, same 1$")  # fmt: skip
 
 
+def newer_libc(survey: Survey) -> None:
+    """OpenSSL of Debian 13 asks for a newer libc than Debian 12 has: that root's serves both."""
+    survey.check("openssl: Debian 13's, with its libc", ["/usr/bin/openssl", "version"],
+                 "libssl.so.3", r"Library: OpenSSL 3\.5\.", "libcrypto.so.3")  # fmt: skip
+
+
 def main() -> None:
     """Exit with 1 where anything failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--fresh", action="store_true", help="make the root again")
     parser.add_argument("--root", type=Path, help="a root that is there already")
     options = parser.parse_args()
-    root = options.root or make_root(options.fresh)
+    root = options.root or make_root(SUITE, PACKAGES, options.fresh)
     display = ":97"
     with tempfile.TemporaryDirectory(prefix="spidl-capsules-") as folder:
         server = subprocess.Popen(["Xvfb", display, "-screen", "0", "640x480x24"],
@@ -166,10 +153,12 @@ def main() -> None:
         try:
             found = Survey(root, Path(folder))
             survey(found, display)
+            newer = Survey(make_root("trixie", trixie.PACKAGES, options.fresh), Path(folder))
+            newer_libc(newer)
         finally:
             server.terminate()
             server.wait()
-    sys.exit(found.failed > 0)
+    sys.exit(found.failed + newer.failed > 0)
 
 
 if __name__ == "__main__":
